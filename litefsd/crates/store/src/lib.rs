@@ -1,4 +1,6 @@
 //! Everything that touches the data directory.
 
+pub mod disk;
 pub mod notice;
+pub mod os_disk;
 pub mod own_mount;
