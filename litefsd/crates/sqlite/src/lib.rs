@@ -4,3 +4,5 @@
 //! *Invariant:* nothing here does IO or decides policy, and no input, however damaged, makes it panic.
 
 pub mod lock_bytes;
+pub mod shm;
+pub mod wal_index;
