@@ -1,0 +1,94 @@
+//! Faults: system calls that fail or kill (`strace --inject`), full disks, flipped bits.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::node::Node;
+use crate::proc::run;
+use crate::rng::Rng;
+use crate::scratch::force_unmount;
+
+/// Puts a daemon under `strace` at its next start, with one injection.
+///
+/// `call` is a system call's name, `what` e.g. `error=EIO:when=3` or `signal=KILL:when=7`; counts are
+/// per thread. `-D` makes the tracer the grandchild, so that the process id is the daemon's own, and
+/// the BPF filter lets all other calls run at full speed.
+pub fn inject(node: &mut Node, call: &str, what: &str) {
+    let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{what}"));
+    let words = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "signal=none"];
+    let mut all = words.to_vec();
+    all.extend(["-e", &trace, "-e", &inject]);
+    node.wrap(&all);
+}
+
+/// No injection any more, from the next start on.
+pub fn no_injection(node: &mut Node) {
+    node.wrap(&[]);
+}
+
+/// A small file system in memory: what a full disk looks like, without filling one.
+#[derive(Debug)]
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts `megabytes` at `path`.
+    pub fn mount(path: &Path, megabytes: u32) -> Self {
+        std::fs::create_dir_all(path).expect("create the mount point");
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+            .arg(path));
+        Self { path: path.to_owned() }
+    }
+
+    /// Fills what is left with a file; removing that file frees it again.
+    pub fn fill(&self, leave_kb: u64) -> PathBuf {
+        let stat = nix::sys::statvfs::statvfs(&self.path).expect("statvfs");
+        let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+        let file = self.path.join("ballast");
+        let size = free.saturating_sub(leave_kb * 1024);
+        run(Command::new("fallocate").arg("-l").arg(size.max(4096).to_string()).arg(&file));
+        file
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        force_unmount(&self.path);
+    }
+}
+
+/// Flips one bit of a file at a random place in `from..to` (of its size if `to` is 0); where.
+pub fn flip_bit(path: &Path, from: u64, to: u64, rng: &mut Rng) -> u64 {
+    let file = File::options().read(true).write(true).open(path).expect("open the file to damage");
+    let size = file.metadata().expect("its size").len();
+    let at = rng.range(from, if to == 0 { size } else { to.min(size) });
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("read a byte");
+    byte[0] ^= 1 << rng.range(0, 8);
+    file.write_all_at(&byte, at).expect("write a byte");
+    at
+}
+
+/// All regular files beneath a directory, with their size.
+pub fn files_below(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_dir() {
+            all.extend(files_below(&entry.path()));
+        } else if meta.is_file() {
+            all.push((entry.path(), meta.len()));
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Copies a directory tree (of a stopped daemon).
+pub fn copy_tree(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("-a").arg(from).arg(to));
+}
