@@ -14,4 +14,5 @@ pub mod apply;
 pub mod capture;
 pub mod page_sums;
 pub mod retention;
+pub mod stream;
 pub mod write_gate;

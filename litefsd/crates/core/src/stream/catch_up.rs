@@ -62,11 +62,7 @@ pub enum Step {
 ///
 /// A history is recognised by its checksums: an entry is sent only to a replica whose checksum it
 /// starts from, and equal transaction numbers with different checksums are different histories.
-pub fn next_step(
-    client: Pos,
-    server: Option<Pos>,
-    log: impl FnOnce(Txid) -> Option<LogFacts>,
-) -> Step {
+pub fn next_step(client: Pos, server: Option<Pos>, log: impl FnOnce(Txid) -> Option<LogFacts>) -> Step {
     let Some(server) = server else { return Step::DropDb };
     let (have, want) = (client.txid_raw(), server.txid_raw());
     if server.is_zero() {

@@ -86,7 +86,7 @@ mod tests {
         wire.extend(END);
         wire.push(9);
         for step in [1, 2, 3, 7, 1000, 65_535, 70_000, usize::MAX] {
-            let (mut d, mut got, mut left) = (ChunkDecoder::new(), Vec::new(), None);
+            let (mut d, mut got, mut left) = (ChunkDecoder::new(), Vec::<u8>::new(), None);
             for mut input in wire.chunks(step.min(wire.len())) {
                 while let Some(piece) = d.next(&mut input) {
                     match piece {
