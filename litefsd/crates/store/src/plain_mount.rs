@@ -123,6 +123,14 @@ impl OfdFiles {
         }
     }
 
+    /// Takes a descriptor that was opened in another way; one that is open already stays.
+    pub fn put(&self, file: FileKind, opened: File) {
+        let mut slot = self.slots[file as usize].write().unwrap_or_else(PoisonError::into_inner);
+        let surplus = if slot.is_none() { slot.replace(Arc::new(opened)) } else { Some(Arc::new(opened)) };
+        drop(slot);
+        drop(surplus);
+    }
+
     /// See [`OwnMount::close`].
     pub fn close(&self, file: FileKind) {
         drop(self.swap(file, None));
