@@ -2,7 +2,8 @@
 //! `writeSuperJournal`, `pagerIsSuperJrnlName`).
 //!
 //! Layout, at the very end of the file: name, length (4), sum of the name's bytes (4), magic (8). A
-//! journal that names a super-journal which does not exist belongs to a committed transaction.
+//! journal that names a super-journal which does not exist, or is an empty file (os_unix.c
+//! `unixAccess`), belongs to a committed transaction.
 //! Tested in `tests/journal.rs`.
 
 use alloc::vec;
