@@ -1,5 +1,7 @@
 //! Expansion of variables: the original's rules, byte for byte, and what we notice beyond them.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // test helpers fail by panicking
+
 use litefs_config::Env;
 use litefs_config::env::expand;
 

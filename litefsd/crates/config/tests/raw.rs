@@ -1,5 +1,7 @@
 //! The file as written: keys, types, defaults, and what unset variables do.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // test helpers fail by panicking
+
 use litefs_config::{Env, ExecItem, GoDuration, Problem, Raw};
 
 fn parse(text: &str) -> Result<(Raw, Vec<Problem>), Vec<Problem>> {

@@ -1,5 +1,7 @@
 //! What a file means: validation with the original's messages, and finding the file.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // test helpers fail by panicking
+
 use std::time::Duration;
 
 use litefs_config::settings::{BackupKind, Forward, LeaseKind, LogFormat, ReplicaWrites};

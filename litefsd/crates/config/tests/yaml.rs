@@ -1,5 +1,7 @@
 //! YAML as yaml.v3 reads it, as far as a configuration can tell.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // test helpers fail by panicking
+
 use litefs_config::yaml::{Node, Value, parse, parse_int};
 
 fn map(text: &str) -> Vec<(String, Node)> {

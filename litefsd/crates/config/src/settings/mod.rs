@@ -82,12 +82,10 @@ impl Settings {
             backup: backup::check(&raw.backup, env, &mut c),
             log: log::check(&raw.log, &mut c),
             tracing: tracing::check(&raw.tracing, &mut c),
-            socket: match env.get("LITEFS_SOCKET").filter(|s| !s.is_empty()) {
-                Some(path) => path.into(),
-                None => {
-                    c.require(!raw.api.socket.is_empty(), "api.socket", "api socket path required");
-                    raw.api.socket.clone().into()
-                }
+            socket: {
+                let named = env.get("LITEFS_SOCKET").filter(|s| !s.is_empty()).unwrap_or(&raw.api.socket);
+                c.require(!named.is_empty(), "api.socket", "api socket path required");
+                named.into()
             },
             // A lease that could not be read has reported itself above.
             lease: match lease {
