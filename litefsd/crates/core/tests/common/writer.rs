@@ -185,7 +185,8 @@ impl Writer {
     /// The content of a page as the file and the database have it for the writer.
     fn stored(&self, page: u32) -> Option<u8> {
         match self.find(page) {
-            0 => self.committed.get(&page).copied(),
+            // A page that was cut off and comes back is new, whatever an old frame says.
+            frame if frame <= self.live_mx => self.committed.get(&page).copied(),
             frame => Some(self.file[frame_data_offset(frame, self.page_size) as usize + 4]),
         }
     }
