@@ -1,0 +1,172 @@
+//! From the store's notices to the streams: which database has something new for which replica.
+//!
+//! Owns the subscribers and their dirty sets; not what is sent for a dirty database (`session.rs`). It is
+//! the store's `ChangeNotice`, so nothing here blocks. Tested here and in `tests/tests/replication_net.rs`.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use litefs_store::notice::{Change, ChangeNotice};
+use litefs_types::{DbName, NodeId};
+use tokio::sync::Notify;
+
+use crate::http::node::NodeState;
+
+/// Hears of every change, wakes the streams, and feeds the events.
+pub struct ChangeHub {
+    node: Arc<NodeState>,
+    subscribers: Mutex<Vec<Arc<Subscriber>>>,
+}
+
+/// What a connected replica has not been sent yet.
+struct Subscriber {
+    info: ReplicaInfo,
+    filter: Option<HashSet<DbName>>,
+    dirty: Mutex<BTreeSet<DbName>>,
+    wake: Notify,
+}
+
+/// A connected replica, for status pages.
+#[derive(Clone, Debug)]
+pub struct ReplicaInfo {
+    /// Its stream id, 0 if it did not say.
+    pub node_id: NodeId,
+    /// Where it connects from.
+    pub peer: Option<SocketAddr>,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+/// A stream's end of the hub; unsubscribes when dropped.
+pub struct Subscription {
+    hub: Arc<ChangeHub>,
+    subscriber: Arc<Subscriber>,
+}
+
+impl ChangeHub {
+    /// A hub without subscribers.
+    pub fn new(node: Arc<NodeState>) -> Arc<Self> {
+        Arc::new(Self { node, subscribers: Mutex::default() })
+    }
+
+    /// Subscribes a replica that wants these databases (`None`: all).
+    pub fn subscribe(
+        self: &Arc<Self>,
+        node_id: NodeId,
+        peer: Option<SocketAddr>,
+        filter: Option<HashSet<DbName>>,
+    ) -> Subscription {
+        let subscriber = Arc::new(Subscriber {
+            info: ReplicaInfo { node_id, peer, since: SystemTime::now() },
+            filter,
+            dirty: Mutex::default(),
+            wake: Notify::new(),
+        });
+        self.lock().push(Arc::clone(&subscriber));
+        Subscription { hub: Arc::clone(self), subscriber }
+    }
+
+    /// How many replicas are connected.
+    pub fn subscriber_count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Who is connected.
+    pub fn replicas(&self) -> Vec<ReplicaInfo> {
+        self.lock().iter().map(|s| s.info.clone()).collect()
+    }
+
+    /// Whether the node with this stream id is connected.
+    pub fn is_connected(&self, node_id: NodeId) -> bool {
+        self.lock().iter().any(|s| s.info.node_id == node_id)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Subscriber>>> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ChangeNotice for ChangeHub {
+    fn changed(&self, change: Change) {
+        for s in self.lock().iter() {
+            s.mark(&change.db);
+        }
+        self.node.events.tx(&change);
+    }
+}
+
+impl std::fmt::Debug for ChangeHub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChangeHub").field("replicas", &self.replicas()).finish_non_exhaustive()
+    }
+}
+
+impl Subscriber {
+    fn mark(&self, db: &DbName) {
+        if self.filter.as_ref().is_none_or(|f| f.contains(db)) {
+            self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(db.clone());
+            // Keeps a permit if the stream is busy: no change is missed between two waits.
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Subscription {
+    /// Marks a database as changed for this replica only (it told us of it, or it is new to it).
+    pub fn mark(&self, db: &DbName) {
+        self.subscriber.mark(db);
+    }
+
+    /// Waits until there is something to take.
+    pub async fn changed(&self) {
+        self.subscriber.wake.notified().await;
+    }
+
+    /// Takes the set of changed databases.
+    pub fn take(&self) -> BTreeSet<DbName> {
+        std::mem::take(&mut *self.subscriber.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.lock().retain(|s| !Arc::ptr_eq(s, &self.subscriber));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use litefs_types::{PageSize, Pos, Timestamp};
+
+    fn change(db: &str) -> Change {
+        Change {
+            db: db.parse().unwrap(),
+            pos: Pos::ZERO,
+            page_size: PageSize::DEFAULT,
+            commit: 1,
+            timestamp: Timestamp::from_millis(0),
+            local: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_reach_the_filter_and_nobody_after_a_drop() {
+        let node = Arc::new(NodeState::new(NodeId::new(1), true, "me".into(), "/".into()));
+        let hub = ChangeHub::new(node);
+        let all = hub.subscribe(NodeId::new(2), None, None);
+        let only = hub.subscribe(NodeId::new(3), None, Some(HashSet::from(["b".parse().unwrap()])));
+        hub.changed(change("a"));
+        hub.changed(change("b"));
+        hub.changed(change("b"));
+        all.changed().await;
+        let names = |s: &Subscription| s.take().iter().map(|d| d.as_str().to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&all), ["a", "b"]);
+        assert_eq!(names(&only), ["b"]);
+        assert!(hub.is_connected(NodeId::new(3)));
+        drop(only);
+        assert!(!hub.is_connected(NodeId::new(3)) && hub.subscriber_count() == 1);
+    }
+}

@@ -1,0 +1,313 @@
+//! Sends the log entries and snapshots of changed databases. Runs on a thread that may block.
+//!
+//! Owns verification before sending, compression for the wire, and chunks; not when to send
+//! (`session.rs`) nor what comes next for a replica (`litefs_core::stream::next_step`). Tested in
+//! `tests/tests/replication_net.rs`.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufReader, Read, Write};
+use std::sync::Arc;
+
+use litefs_core::stream::{Frame, LogFacts, PosMap, Step, chunk, next_step};
+use litefs_ltx::{Compression, Decoder, HEADER_SIZE, Header, LtxError, transcode, verify};
+use litefs_types::{Checksum, DbName, Pos, Txid};
+use tokio::time::Instant;
+
+use crate::http::App;
+use crate::http::backend::{LogEntry, SnapshotOptions, SourceError};
+use crate::http::channel::{ChannelWriter, STOPPED};
+use crate::http::spool::MEMORY_LIMIT;
+
+/// Read buffer of large log entries.
+const READ_BUFFER: usize = 256 << 10;
+
+/// Why nothing more is sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// The replica has gone.
+    #[error("replica has gone")]
+    Gone,
+    /// The role or the port ends.
+    #[error("stopped")]
+    Stopped {
+        /// A file was begun and not finished.
+        within_file: bool,
+    },
+    /// The replica, or a snapshot, took too long.
+    #[error("{0}")]
+    TimedOut(String),
+    /// A log entry is not what was written.
+    #[error("{db}: log entry {txid} is damaged and was not sent: {what}")]
+    Damaged {
+        /// Of which database.
+        db: DbName,
+        /// Which entry.
+        txid: Txid,
+        /// What is wrong.
+        what: String,
+    },
+    /// The store could not read.
+    #[error("{db}: {source}")]
+    Source {
+        /// Of which database.
+        db: DbName,
+        /// Why.
+        source: SourceError,
+    },
+}
+
+/// What one replica has, and the way to it.
+pub(super) struct Sender {
+    app: Arc<App>,
+    positions: PosMap,
+    out: ChannelWriter,
+    /// While a file is being sent: how many parts had been sent before it.
+    file_from: Option<u64>,
+}
+
+impl Sender {
+    pub(super) fn new(app: Arc<App>, positions: PosMap, out: ChannelWriter) -> Self {
+        Self { app, positions, out, file_from: None }
+    }
+
+    /// What the replica has now.
+    pub(super) fn into_positions(self) -> PosMap {
+        self.positions
+    }
+
+    /// Brings these databases up to date.
+    pub(super) fn sync(&mut self, dirty: &BTreeSet<DbName>) -> Result<(), SendError> {
+        for db in dirty {
+            while self.step(db)? {}
+        }
+        self.flush()
+    }
+
+    /// Sends the next thing; `false` if there is nothing more.
+    fn step(&mut self, db: &DbName) -> Result<bool, SendError> {
+        let client = self.positions.get(db).copied().unwrap_or(Pos::ZERO);
+        let server = self.app.backend.streamable(db);
+        let mut found: Result<Option<LogEntry>, SourceError> = Ok(None);
+        let step = next_step(client, server, |txid| {
+            found = self.app.backend.entry(db, txid);
+            let entry = found.as_ref().ok()?.as_ref()?;
+            Some(LogFacts { pre_apply: entry.pre, post: entry.post })
+        });
+        let entry = found.map_err(|source| SendError::Source { db: db.clone(), source })?;
+        match (step, entry) {
+            (Step::UpToDate, _) | (Step::Entry { .. }, None) => return Ok(false),
+            (Step::DropDb, _) => {
+                self.positions.remove(db);
+                self.frame(&Frame::DropDb { db: db.clone() })?;
+                return Ok(false);
+            }
+            (Step::Entry { txid, post }, Some(entry)) => {
+                self.entry(db, txid, entry)?;
+                self.positions.insert(db.clone(), post);
+            }
+            (Step::Snapshot(why), _) => {
+                tracing::info!("{db}: sending a snapshot: {}", why.as_str());
+                let pos = self.snapshot(db)?;
+                self.positions.insert(db.clone(), pos);
+            }
+        }
+        Ok(true)
+    }
+
+    fn entry(&mut self, db: &DbName, txid: Txid, entry: LogEntry) -> Result<(), SendError> {
+        let facts = (txid, entry.pre, entry.post);
+        let check = |header: &Header, post: Checksum| {
+            let is = (header.min_txid, header.pre_apply, Pos::new(header.max_txid, post));
+            if is == facts { Ok(()) } else { Err("it holds another transaction".to_owned()) }
+        };
+        self.begin(db)?;
+        let compress = self.app.options.compress;
+        let result = if entry.len <= MEMORY_LIMIT as u64 {
+            // Verified before its first byte is sent.
+            let mut bytes = Vec::with_capacity(entry.len as usize);
+            send_verified(entry.reader, &mut bytes, compress, &check)
+                .map_err(|e| Failure::Damaged(e.to_string()))
+                .and_then(|()| self.file(|chunks| chunks.write_all(&bytes).map_err(|e| e.to_string())))
+        } else {
+            // Verified on its way; its end is sent only when all of it was good.
+            let input = BufReader::with_capacity(READ_BUFFER, entry.reader);
+            self.file(|chunks| send_verified(input, chunks, compress, &check).map_err(|e| e.to_string()))
+        };
+        match result {
+            Ok(()) => self.app.stream_metrics.sent(db.as_str(), false),
+            Err(Failure::Send(e)) => return Err(e),
+            Err(Failure::Damaged(what)) => {
+                self.app.backend.damaged(db, txid, &what);
+                return Err(SendError::Damaged { db: db.clone(), txid, what });
+            }
+        }
+        // One write a transaction: file, end and high-water mark leave together, and at once.
+        let hwm = Txid::new(self.app.backend.high_water_mark(db));
+        self.frame(&Frame::Hwm { db: db.clone(), txid: hwm })?;
+        self.end()
+    }
+
+    fn snapshot(&mut self, db: &DbName) -> Result<Pos, SendError> {
+        let limit = self.app.options.snapshot_timeout;
+        let backend = Arc::clone(&self.app.backend);
+        let opts = SnapshotOptions { node_id: self.app.node.id, compress: self.app.options.compress };
+        self.begin(db)?;
+        self.out.set_deadline(Some(Instant::now() + limit));
+        let mut result = Ok(Pos::ZERO);
+        let sent = self.file(|chunks| {
+            result = backend.write_snapshot(db, opts, chunks);
+            result.as_ref().map(|_| ()).map_err(ToString::to_string)
+        });
+        let sent = match sent {
+            Ok(()) => self.end(),
+            Err(Failure::Send(e)) => Err(e),
+            Err(Failure::Damaged(what)) => {
+                let source = result.as_ref().err().map_or(what, ToString::to_string);
+                Err(SendError::Source { db: db.clone(), source: SourceError::Other(source) })
+            }
+        };
+        self.out.set_deadline(None);
+        match sent {
+            Ok(()) => {
+                self.app.stream_metrics.sent(db.as_str(), true);
+                result.map_err(|source| SendError::Source { db: db.clone(), source })
+            }
+            Err(SendError::TimedOut(_)) => {
+                Err(SendError::TimedOut(format!("{db}: snapshot timeout exceeded ({}s)", limit.as_secs())))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Lets `write` write a file in chunks and ends it if that succeeded.
+    fn file(
+        &mut self,
+        write: impl FnOnce(&mut ChunkWriter<'_>) -> Result<(), String>,
+    ) -> Result<(), Failure> {
+        let mut chunks = ChunkWriter::new(&mut self.out);
+        let written = write(&mut chunks);
+        let failed = chunks.failed.take();
+        match (written, failed) {
+            (_, Some(e)) => Err(Failure::Send(self.lost(&e))),
+            (Err(what), None) => Err(Failure::Damaged(what)),
+            (Ok(()), None) => chunks.finish().map_err(|e| Failure::Send(self.lost(&e))),
+        }
+    }
+
+    /// A file begins: until [`Sender::end`], the stream can only be reset.
+    fn begin(&mut self, db: &DbName) -> Result<(), SendError> {
+        self.file_from = Some(self.out.parts());
+        self.frame(&Frame::Ltx { db: db.clone() })
+    }
+
+    /// Sends everything out; the stream is between files again.
+    fn end(&mut self) -> Result<(), SendError> {
+        self.flush()?;
+        self.file_from = None;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), SendError> {
+        self.out.flush_buf().map_err(|e| self.lost(&e))
+    }
+
+    fn frame(&mut self, frame: &Frame) -> Result<(), SendError> {
+        let result = self.out.write_all(&frame.to_bytes());
+        result.map_err(|e| self.lost(&e))
+    }
+
+    fn lost(&self, e: &io::Error) -> SendError {
+        match e.kind() {
+            STOPPED => {
+                SendError::Stopped { within_file: self.file_from.is_some_and(|from| self.out.parts() > from) }
+            }
+            io::ErrorKind::TimedOut => SendError::TimedOut("the replica does not read".to_owned()),
+            _ => SendError::Gone,
+        }
+    }
+}
+
+/// Of one file.
+enum Failure {
+    Send(SendError),
+    Damaged(String),
+}
+
+/// Copies an LTX file while verifying it: byte for byte, or compressed if it is not yet and should be.
+/// What was written is worthless unless this succeeds.
+fn send_verified(
+    mut input: impl Read,
+    mut out: impl Write,
+    compress: bool,
+    check: &impl Fn(&Header, Checksum) -> Result<(), String>,
+) -> Result<(), LtxError> {
+    let mut head = [0; HEADER_SIZE];
+    input.read_exact(&mut head).map_err(LtxError::Io)?;
+    let header = Header::parse(&head)?;
+    let packed = Decoder::new(&head[..])?.compression() == Compression::Lz4;
+    let whole = head.chain(input);
+    let post = if compress && !packed {
+        transcode(Decoder::new(whole)?, &mut out, Compression::Lz4)?.0.post_apply
+    } else {
+        verify(Tee { input: whole, out })?.trailer.post_apply
+    };
+    check(&header, post).map_err(|e| LtxError::Io(io::Error::other(e)))
+}
+
+/// Copies what is read from `input` to `out`.
+struct Tee<R, W> {
+    input: R,
+    out: W,
+}
+
+impl<R: Read, W: Write> Read for Tee<R, W> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.read(buf)?;
+        self.out.write_all(&buf[..n])?;
+        Ok(n)
+    }
+}
+
+/// Cuts what is written into chunks of the stream.
+struct ChunkWriter<'a> {
+    out: &'a mut ChannelWriter,
+    chunk: Vec<u8>,
+    /// Why `out` failed: an encoder in between may hide it.
+    failed: Option<io::Error>,
+}
+
+impl<'a> ChunkWriter<'a> {
+    fn new(out: &'a mut ChannelWriter) -> Self {
+        Self { out, chunk: Vec::new(), failed: None }
+    }
+
+    fn flush_chunk(&mut self) -> io::Result<()> {
+        for (head, body) in chunk::chunks(&self.chunk) {
+            let written = self.out.write_all(&head).and_then(|()| self.out.write_all(body));
+            written.inspect_err(|e| self.failed = Some(e.kind().into()))?;
+        }
+        self.chunk.clear();
+        Ok(())
+    }
+
+    /// Ends the file.
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush_chunk()?;
+        self.out.write_all(&chunk::END)
+    }
+}
+
+impl Write for ChunkWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.chunk.len() == chunk::MAX_CHUNK {
+            self.flush_chunk()?;
+        }
+        let n = bytes.len().min(chunk::MAX_CHUNK - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
