@@ -1,7 +1,12 @@
 //! Everything that touches the data directory.
 
 pub mod apply;
+#[cfg(feature = "glue")]
+pub mod database;
 pub mod disk;
+#[cfg(feature = "glue")]
+mod env;
+pub mod error;
 pub mod layout;
 pub mod log;
 pub mod notice;
@@ -11,3 +16,11 @@ pub mod plain_mount;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
 pub mod spool;
+#[cfg(feature = "glue")]
+pub mod store;
+
+#[cfg(feature = "glue")]
+pub use env::{MountFactory, ReplicaWrites, StoreSettings};
+pub use error::{Result, StoreError};
+#[cfg(feature = "glue")]
+pub use store::{Store, StoreOptions};

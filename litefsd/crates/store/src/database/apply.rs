@@ -1,0 +1,546 @@
+//! A transaction that another node made: verified, logged, written into the files (rules B.5–B.7).
+//!
+//! Disk order: received bytes complete and verified (file checksum, page order and bounds, resulting
+//! database checksum) → record in the log → [rollback mode: log durable] → files. In WAL mode the files
+//! are frames, and the log becomes durable before a checkpoint copies them into the database file.
+//! A snapshot is kept as `snapshot.ltx` until the database file holds it.
+
+use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use litefs_core::page_sums::PageSums;
+use litefs_ltx::{Decoder, Header};
+use litefs_types::{Checksum, PageNo, Pos};
+
+use super::wal::Backing;
+use super::{Database, Inner, JournalMode, OwnIo};
+use crate::apply::wal_writer::{WalPosition, WalSync, WalWriter};
+use crate::apply::{ApplyError, PageSource, drop_files, replace_all, rollback_writer};
+use crate::disk::{Op, OpenHow};
+use crate::error::{Result, StoreError};
+use crate::log::{LogEntry, RecordKind, RecordMeta};
+use crate::notice::Change;
+use crate::own_mount::FileKind;
+use crate::spool::Spooled;
+
+const SNAPSHOT: Op = Op::new("snapshot.write");
+const SNAPSHOT_SYNC: Op = Op::new("snapshot.sync");
+const SNAPSHOT_RENAME: Op = Op::new("snapshot.rename");
+const SNAPSHOT_UNLINK: Op = Op::new("snapshot.unlink");
+
+/// One try for the locks of a rollback database; in between the wait is reported.
+const LOCK_TRY: Duration = Duration::from_secs(2);
+/// How long readers may hold an apply up before it is given up and asked for again.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+/// A reader that has the wal open keeps a switch to a rollback mode waiting: it is only tried.
+const LEAVE_WAL: Duration = Duration::from_millis(50);
+/// Buffer for decoding.
+const BUFFER: usize = 256 * 1024;
+
+/// A verified transaction.
+struct Incoming {
+    header: Header,
+    sums: Vec<(PageNo, Checksum)>,
+    post: Checksum,
+    /// What page 1 says, if it is among the pages.
+    mode: Option<JournalMode>,
+}
+
+/// The pages of an LTX file that was verified before.
+struct LtxPages<F>(F);
+
+impl<R: Read, F: FnMut() -> io::Result<R>> PageSource for LtxPages<F> {
+    fn for_each(
+        &mut self,
+        f: &mut dyn FnMut(PageNo, &[u8]) -> std::result::Result<(), ApplyError>,
+    ) -> std::result::Result<(), ApplyError> {
+        let source = |e: litefs_ltx::LtxError| ApplyError::Source(Box::new(e));
+        let reader = (self.0)().map_err(|e| ApplyError::Source(Box::new(e)))?;
+        let mut dec = Decoder::new(BufReader::with_capacity(BUFFER, reader)).map_err(source)?;
+        let mut page = Vec::new();
+        while let Some(info) = dec.next_page(&mut page).map_err(source)? {
+            f(info.page, &page)?;
+        }
+        // Changed on the disk since it was verified: the caller repeats from a healthy copy.
+        dec.finish().map(|_| ()).map_err(source)
+    }
+}
+
+fn pages_of(entry: LogEntry) -> impl PageSource {
+    LtxPages(move || Ok(entry.reader()))
+}
+
+impl Database {
+    /// Verifies a received LTX file and makes it this database's next transaction (or, if it is a
+    /// snapshot, its content). Returns the new position. Worker threads only; waits for readers in
+    /// rollback mode.
+    pub fn apply(&self, received: Spooled) -> Result<Pos> {
+        let incoming = read_and_verify(&received)?;
+        let mut own_io = self.lock_own();
+        let pos = if incoming.header.is_snapshot() && incoming.header.commit > 0 {
+            self.apply_snapshot(&mut own_io, incoming, received)?
+        } else {
+            self.apply_one(&mut own_io, incoming, received)?
+        };
+        drop(own_io);
+        Ok(pos)
+    }
+
+    fn apply_one(&self, own_io: &mut OwnIo, incoming: Incoming, received: Spooled) -> Result<Pos> {
+        let Incoming { header, sums, post, mode } = incoming;
+        let before = {
+            let g = self.lock();
+            self.check_alive(&g)?;
+            let is_drop = header.commit == 0 && header.is_snapshot();
+            if !is_drop && header.pre_apply_pos() != g.tip {
+                return Err(StoreError::PositionMismatch {
+                    db: self.name.clone(),
+                    have: g.tip,
+                    want: header.pre_apply_pos(),
+                });
+            }
+            self.check_post(&g, &header, &sums, post)?;
+            g.tip
+        };
+        let pos = Pos::new(header.max_txid, post);
+        if header.is_snapshot() {
+            // A drop that we know nothing before of.
+            self.log.reset(pos, header.timestamp)?;
+        } else {
+            let meta = RecordMeta {
+                kind: RecordKind::Applied,
+                min: header.min_txid,
+                max: header.max_txid,
+                pre: header.pre_apply,
+                time: self.env.now(),
+                len: Some(received.len()),
+            };
+            self.log.append_spooled(meta, received, post)?;
+        }
+        if let Err(e) = self.write_applied(own_io, &header, &sums) {
+            let blocked = matches!(&e, StoreError::Apply(ApplyError::Blocked(_)));
+            let mut g = self.lock();
+            if blocked && !header.is_snapshot() {
+                self.log.rewind(before)?;
+                return Err(e);
+            }
+            return Err(self.poison(
+                &mut g,
+                format!("a received transaction could not be written to the database: {e}"),
+            ));
+        }
+        self.applied(&header, &sums, pos, mode);
+        Ok(pos)
+    }
+
+    /// The database checksum that the transaction leads to, by the sums of its pages.
+    fn check_post(
+        &self,
+        g: &Inner,
+        header: &Header,
+        sums: &[(PageNo, Checksum)],
+        post: Checksum,
+    ) -> Result<()> {
+        let corrupt = |reason: String| StoreError::Corrupt { what: "a received transaction", reason };
+        let other_size = g.sums.page_size() != header.page_size;
+        if other_size || header.commit == 0 {
+            let lock = header.page_size.lock_page().get();
+            let want = header.commit - u32::from(header.commit >= lock);
+            if header.commit > 0 && sums.len() as u64 != u64::from(want) {
+                return Err(corrupt("it changes the page size but does not hold every page".into()));
+            }
+            let sum = sums.iter().fold(Checksum::EMPTY, |c, (_, s)| c.replace(Checksum::NONE, *s));
+            return if sum == post {
+                Ok(())
+            } else {
+                Err(corrupt(format!("checksum {sum}, it says {post}")))
+            };
+        }
+        let plan = litefs_core::apply::Incoming {
+            page_size: header.page_size,
+            snapshot: false,
+            commit: header.commit,
+            pre: if g.tip.is_zero() { g.sums.checksum() } else { header.pre_apply },
+            post,
+        };
+        litefs_core::apply::plan(&g.sums, &plan, sums).map_err(|e| corrupt(e.to_string()))
+    }
+
+    /// Brings a logged transaction into the files.
+    fn write_applied(&self, own_io: &mut OwnIo, header: &Header, sums: &[(PageNo, Checksum)]) -> Result<()> {
+        if header.commit == 0 {
+            return self.drop_applied(own_io);
+        }
+        let entry = self.log.get(header.max_txid)?.ok_or(StoreError::NotFound)?;
+        let (known, pages) = {
+            let g = self.lock();
+            (g.page_size, g.sums.page_count())
+        };
+        let whole = pages == 0 || known != Some(header.page_size);
+        let Some(own) = self.own().cloned() else {
+            return self.write_direct(&mut pages_of(entry), header);
+        };
+        self.backing_or_create(FileKind::Database, false)?;
+        if whole {
+            self.sync_log()?;
+            return self.wait_for_readers(|deadline| {
+                let writer = own_io.writer.as_deref();
+                replace_all(
+                    &*own,
+                    writer,
+                    &mut pages_of(entry.clone()),
+                    header.page_size,
+                    header.commit,
+                    deadline,
+                    false,
+                )
+                .map(|_| ())
+            });
+        }
+        if self.lock().mode == JournalMode::Wal || own_io.writer.is_some() {
+            let writer = self.attached(own_io)?;
+            let written = writer.write_tx(&*own, &mut pages_of(entry), header.commit, WalSync::No)?;
+            let mut g = self.lock();
+            if written.restarted {
+                g.wal_versions.clear();
+                g.wal_sizes.clear();
+            }
+            // What a local PASSIVE checkpoint may copy (rule C2).
+            for (page, sum) in sums {
+                g.wal_versions.entry(*page).or_default().push(*sum);
+            }
+            g.wal_sizes.push(header.commit);
+            return Ok(());
+        }
+        // No page of the database file before the log explains it: a crash inside is redone from there.
+        self.sync_log()?;
+        self.wait_for_readers(|deadline| {
+            rollback_writer::apply(
+                &*own,
+                &mut pages_of(entry.clone()),
+                header.page_size,
+                header.commit,
+                deadline,
+            )
+            .map(|_| ())
+        })
+    }
+
+    /// The daemon as the WAL writer of this database (rule P1), attached on first use.
+    fn attached(&self, own_io: &mut OwnIo) -> Result<Arc<WalWriter>> {
+        if let Some(writer) = own_io.writer.as_ref().filter(|w| w.is_attached()) {
+            return Ok(Arc::clone(writer));
+        }
+        let own = self.own().cloned().ok_or(StoreError::NotFound)?;
+        let page_size = self.lock().page_size.ok_or(StoreError::NotFound)?;
+        self.backing_or_create(FileKind::Database, false)?;
+        let writer = WalWriter::attach(&*own, page_size, Instant::now() + LOCK_TRY)?;
+        Ok(Arc::clone(own_io.writer.insert(Arc::new(writer))))
+    }
+
+    /// On a replica: takes the locks of a WAL database before an application can (rule P1).
+    pub(super) fn attach_as_replica(&self) -> Result<()> {
+        let mut own_io = self.lock_own();
+        let wal = {
+            let g = self.lock();
+            g.mode == JournalMode::Wal && g.sums.page_count() > 0
+        };
+        if wal && self.own().is_some() {
+            self.attached(&mut own_io)?;
+        }
+        Ok(())
+    }
+
+    /// Tries again while readers are in the way, and says who they are.
+    fn wait_for_readers(
+        &self,
+        mut apply: impl FnMut(Instant) -> std::result::Result<(), ApplyError>,
+    ) -> Result<()> {
+        let give_up = Instant::now() + LOCK_WAIT;
+        loop {
+            match apply(Instant::now() + LOCK_TRY) {
+                Ok(()) => return Ok(()),
+                Err(ApplyError::Blocked(b)) if Instant::now() < give_up => {
+                    tracing::warn!(db = %self.name, "replication waits for a reader: {b}");
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Without a mount nobody reads: straight into the file.
+    fn write_direct(&self, source: &mut dyn PageSource, header: &Header) -> Result<()> {
+        const DIRECT: Op = Op::new("apply.direct");
+        let file = self.backing_or_create(FileKind::Database, false)?.file;
+        self.sync_log()?;
+        source.for_each(&mut |page, data| {
+            file.write_all_at(DIRECT, data, header.page_size.offset(page))
+                .map_err(ApplyError::io("write the database"))
+        })?;
+        file.set_len(DIRECT, header.page_size.file_size(header.commit))
+            .map_err(StoreError::io("size of the database"))?;
+        file.sync_data(DIRECT).map_err(StoreError::io("sync of the database"))
+    }
+
+    fn drop_applied(&self, own_io: &mut OwnIo) -> Result<()> {
+        self.sync_log()?;
+        if let Some(own) = self.own().cloned() {
+            self.wait_for_readers(|deadline| drop_files(&*own, own_io.writer.as_deref(), deadline))?;
+        }
+        own_io.writer = None;
+        self.remove_files()?;
+        if let Some(m) = self.env.mounted.get() {
+            for kind in [FileKind::Database, FileKind::Journal, FileKind::Wal, FileKind::Shm] {
+                m.invalidator.entry(&self.name, kind);
+            }
+        }
+        Ok(())
+    }
+
+    /// The transaction is in log and files: it is this database's state now.
+    fn applied(&self, header: &Header, sums: &[(PageNo, Checksum)], pos: Pos, mode: Option<JournalMode>) {
+        let mut g = self.lock();
+        if header.commit == 0 {
+            g.sums = PageSums::new(header.page_size);
+            g.page_size = None;
+            g.mode = JournalMode::Rollback;
+        } else {
+            if g.sums.page_size() != header.page_size {
+                g.sums = PageSums::new(header.page_size);
+            }
+            // Replicas take nothing back: what is applied is published.
+            let _ = g.sums.set_all(sums, header.commit);
+            g.page_size = Some(header.page_size);
+            g.mode = mode.unwrap_or(g.mode);
+        }
+        self.now_at(&mut g, header, pos);
+        drop(g);
+        self.env.notice.changed(change_of(&self.name, header, pos));
+    }
+
+    fn now_at(&self, g: &mut Inner, header: &Header, pos: Pos) {
+        g.tip = pos;
+        g.published = pos;
+        g.streamable = pos;
+        g.published_pages = header.commit;
+        g.last_timestamp = Some(header.timestamp);
+    }
+
+    /// Replaces the content by a snapshot.
+    fn apply_snapshot(&self, own_io: &mut OwnIo, incoming: Incoming, received: Spooled) -> Result<Pos> {
+        let Incoming { header, sums, post, mode } = incoming;
+        let pos = Pos::new(header.max_txid, post);
+        {
+            let g = self.lock();
+            self.check_alive(&g)?;
+            if g.tip == pos {
+                return Ok(pos);
+            }
+        }
+        self.keep_snapshot(&received)?;
+        let mut source = LtxPages(|| Ok(received.reader()));
+        if let Some(own) = self.own().cloned() {
+            self.backing_or_create(FileKind::Database, false)?;
+            if self.lock().mode == JournalMode::Wal && self.lock().sums.page_count() > 0 {
+                // With WAL_WRITE in hand a reader that does not leave makes it frames instead.
+                self.attached(own_io)?;
+            }
+            let replaced = self.wait_for_readers(|deadline| {
+                let writer = own_io.writer.as_deref();
+                replace_all(&*own, writer, &mut source, header.page_size, header.commit, deadline, false)
+                    .map(|_| ())
+            });
+            match replaced {
+                Ok(()) => {}
+                Err(e @ StoreError::Apply(ApplyError::Blocked(_))) => {
+                    self.forget_snapshot()?;
+                    return Err(e);
+                }
+                Err(e) => {
+                    let mut g = self.lock();
+                    return Err(
+                        self.poison(&mut g, format!("a snapshot could not be written to the database: {e}"))
+                    );
+                }
+            }
+            if own_io.writer.as_ref().is_some_and(|w| !w.is_attached()) {
+                own_io.writer = None;
+            }
+        } else {
+            self.write_direct(&mut source, &header)?;
+        }
+        self.log.reset(pos, self.env.now())?;
+        {
+            let mut g = self.lock();
+            g.sums = PageSums::new(header.page_size);
+            let _ = g.sums.set_all(&sums, header.commit);
+            g.sums.mark_all_dirty();
+            g.page_size = Some(header.page_size);
+            g.mode = mode.unwrap_or(JournalMode::Rollback);
+            g.wal_versions.clear();
+            g.wal_sizes.clear();
+            // As frames if a reader stayed; then the database file is complete only at the next restart.
+            if own_io.writer.is_none() {
+                g.complete_at = pos;
+            }
+            for (page, sum) in &sums {
+                g.wal_versions.entry(*page).or_default().push(*sum);
+            }
+            g.wal_sizes.push(header.commit);
+            self.now_at(&mut g, &header, pos);
+        }
+        self.stamp_after_snapshot(own_io)?;
+        self.forget_snapshot()?;
+        self.env.notice.changed(change_of(&self.name, &header, pos));
+        Ok(pos)
+    }
+
+    /// Makes the snapshot durable under a name that recovery looks for.
+    fn keep_snapshot(&self, received: &Spooled) -> Result<()> {
+        let step = StoreError::io;
+        let disk = &*self.env.disk;
+        let tmp = self.dir.spool().join("snapshot.tmp");
+        disk.create_dir_all(SNAPSHOT, &self.dir.spool()).map_err(step("creation of the spool directory"))?;
+        let file =
+            disk.open(SNAPSHOT, &tmp, OpenHow::REPLACE).map_err(step("creation of the snapshot file"))?;
+        let mut buf = vec![0u8; BUFFER];
+        let mut at = 0;
+        loop {
+            let n = received.read_at(&mut buf, at).map_err(step("read of a received snapshot"))?;
+            if n == 0 {
+                break;
+            }
+            file.write_all_at(SNAPSHOT, &buf[..n], at).map_err(step("write of the snapshot file"))?;
+            at += n as u64;
+        }
+        file.sync_all(SNAPSHOT_SYNC).map_err(step("sync of the snapshot file"))?;
+        disk.rename(SNAPSHOT_RENAME, &tmp, &self.dir.snapshot())
+            .map_err(step("rename of the snapshot file"))?;
+        disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir()).map_err(step("sync of the database's directory"))
+    }
+
+    fn forget_snapshot(&self) -> Result<()> {
+        let disk = &*self.env.disk;
+        disk.unlink(SNAPSHOT_UNLINK, &self.dir.snapshot())
+            .map_err(StoreError::io("removal of the snapshot file"))?;
+        disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir())
+            .map_err(StoreError::io("sync of the database's directory"))
+    }
+
+    /// The tracker goes on from frames that the daemon wrote (rule X3).
+    pub(super) fn adopt_wal(&self, g: &mut Inner, at: &WalPosition) {
+        match at.generation {
+            Some(generation) => g.wal.adopt(generation, at.mx_frame, at.chain),
+            None => {
+                let _ = g.wal.removed();
+            }
+        }
+        g.wal_synced = 0;
+        g.wal_needs_reset = at.chain_broken;
+        // A checkpoint may copy any of them: the sums of what the frames hold.
+        let (versions, sizes) = match self.frame_sums(at) {
+            Ok(known) => known,
+            Err(e) => {
+                self.poison(g, format!("the wal could not be read back: {e}"));
+                return;
+            }
+        };
+        g.wal_versions = versions;
+        g.wal_sizes = sizes;
+    }
+
+    fn frame_sums(
+        &self,
+        at: &WalPosition,
+    ) -> Result<(std::collections::HashMap<PageNo, Vec<Checksum>>, Vec<u32>)> {
+        use litefs_core::capture::{ReadAt, frame_data_offset};
+        let mut versions = std::collections::HashMap::<PageNo, Vec<Checksum>>::new();
+        let mut sizes = Vec::new();
+        let Some(generation) = at.generation else { return Ok((versions, sizes)) };
+        let opened = self.backing(FileKind::Wal)?;
+        let mut backing = Backing(&*opened.file);
+        let mut frame = vec![0u8; 24 + generation.page_size.bytes()];
+        for n in 1..=at.mx_frame {
+            backing.read_at(frame_data_offset(n, generation.page_size) - 24, &mut frame).map_err(|_| {
+                StoreError::Corrupt { what: "the wal", reason: format!("frame {n} is missing") }
+            })?;
+            let number = |i: usize| u32::from_be_bytes([frame[i], frame[i + 1], frame[i + 2], frame[i + 3]]);
+            if let Some(page) = PageNo::new(number(0)) {
+                versions
+                    .entry(page)
+                    .or_default()
+                    .push(litefs_ltx::checksum::page_checksum(page, &frame[24..]));
+            }
+            if number(4) != 0 {
+                sizes.push(number(4));
+            }
+        }
+        Ok((versions, sizes))
+    }
+
+    /// Background work of a replica: copies frames into the database file, and leaves the WAL when page
+    /// 1 names a rollback journal.
+    pub(super) fn maintain_replica(&self) -> Result<()> {
+        let Some(own) = self.own().cloned() else { return Ok(()) };
+        // Cloned, not held: a checkpoint must not keep the next transaction waiting.
+        let writer = self.lock_own().writer.clone();
+        let Some(writer) = writer.filter(|w| w.is_attached()) else { return Ok(()) };
+        let before = || self.log.sync().map(|_| ()).map_err(io::Error::other);
+        if self.lock().mode == JournalMode::Rollback {
+            match writer.leave_wal(&*own, &before, Instant::now() + LEAVE_WAL) {
+                Ok(()) => {
+                    self.lock_own().writer = None;
+                    let mut g = self.lock();
+                    g.complete_at = g.published;
+                    g.wal_versions.clear();
+                    g.wal_sizes.clear();
+                }
+                Err(ApplyError::Blocked(b)) => {
+                    tracing::debug!(db = %self.name, "stays in WAL mode until its readers leave: {b}");
+                }
+                Err(e) => return Err(e.into()),
+            }
+            return Ok(());
+        }
+        if writer.needs_checkpoint() {
+            let at = self.pos();
+            let done = writer.checkpoint(&*own, &before)?;
+            if done.complete {
+                self.lock().complete_at = at;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn change_of(name: &litefs_types::DbName, header: &Header, pos: Pos) -> Change {
+    Change {
+        db: name.clone(),
+        pos,
+        page_size: header.page_size,
+        commit: header.commit,
+        timestamp: header.timestamp,
+        local: false,
+    }
+}
+
+fn read_and_verify(received: &Spooled) -> Result<Incoming> {
+    let corrupt = |e: litefs_ltx::LtxError| StoreError::Corrupt {
+        what: "a received transaction",
+        reason: e.to_string(),
+    };
+    let mut dec = Decoder::new(BufReader::with_capacity(BUFFER, received.reader())).map_err(corrupt)?;
+    let header = dec.header().clone();
+    let mut sums = Vec::new();
+    let mut page = Vec::new();
+    let mut mode = None;
+    while let Some(info) = dec.next_page(&mut page).map_err(corrupt)? {
+        if info.page == PageNo::FIRST {
+            mode = Some(super::commit::mode_of(&page));
+        }
+        sums.push((info.page, info.checksum));
+    }
+    let verified = dec.finish().map_err(corrupt)?;
+    Ok(Incoming { header, sums, post: verified.trailer.post_apply, mode })
+}

@@ -1,0 +1,94 @@
+//! Writes of the database file without a live journal: checkpoints by applications (rules C1–C5), the
+//! cut after a VACUUM, import sessions, and what must be refused (rule R7).
+
+use litefs_ltx::checksum::page_checksum;
+use litefs_types::PageNo;
+
+use super::Database;
+use super::files::{Caller, OpenedFile};
+use crate::disk::Op;
+use crate::error::{Result, StoreError};
+
+const CHECKPOINT_WRITE: Op = Op::new("checkpoint.write");
+const CHECKPOINT_TRUNCATE: Op = Op::new("checkpoint.truncate");
+
+impl Database {
+    /// A WRITE of the database file while no journal could undo it.
+    pub(super) fn write_without_journal(
+        &self,
+        caller: &Caller,
+        opened: &OpenedFile,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<()> {
+        if self.import_write(caller, offset, data)? {
+            return Ok(());
+        }
+        let frames = self.lock().wal.published_frames() > 0 || !self.lock().prepared.is_empty();
+        if !frames {
+            tracing::warn!(
+                db = %self.name,
+                pid = caller.pid,
+                "refused a write of the database without a journal: journal_mode=MEMORY and OFF are not supported, \
+                 and an existing database cannot be copied over (use `litefsctl import --name {} --replace FILE`)",
+                self.name,
+            );
+            return Err(StoreError::denied("no journal and no wal explains the write"));
+        }
+        self.gate_checkpoint(caller, "checkpoint")?;
+        // Once per checkpoint this waits for the log; later pages of it find everything settled.
+        self.settle_before_wal_end(caller)?;
+        let mut g = self.lock();
+        self.check_alive(&g)?;
+        let Some(ps) = g.page_size else {
+            return Err(StoreError::broken("checkpoint of a database without pages"));
+        };
+        let size = u64::from(ps.get());
+        if !offset.is_multiple_of(size) || !(data.len() as u64).is_multiple_of(size) {
+            return Err(StoreError::broken("checkpoint of a part of a page"));
+        }
+        for (n, page) in data.chunks_exact(ps.bytes()).enumerate() {
+            let no = u32::try_from(offset / size + n as u64 + 1).ok().and_then(PageNo::new);
+            let known = no.is_some_and(|no| Self::version_known(&g, no, page_checksum(no, page)));
+            if !known {
+                // What is about to reach the database file was never captured: replicas would differ.
+                let page = no.map_or(0, PageNo::get);
+                return Err(self.poison(
+                    &mut g,
+                    format!("checkpoint of a version of page {page} that was never committed"),
+                ));
+            }
+        }
+        self.preserve(Some(ps), offset, data.len() as u64)?;
+        opened.file.write_all_at(CHECKPOINT_WRITE, data, offset).map_err(StoreError::io("checkpoint write"))
+    }
+
+    /// A change of the database file's size while no journal could undo it.
+    pub(super) fn truncate_without_journal(
+        &self,
+        caller: &Caller,
+        opened: &OpenedFile,
+        size: u64,
+    ) -> Result<()> {
+        if self.import_truncate(caller, size)? {
+            return Ok(());
+        }
+        self.gate_checkpoint(caller, "truncation of the database")?;
+        self.settle_before_wal_end(caller)?;
+        let g = self.lock();
+        self.check_alive(&g)?;
+        let Some(ps) = g.page_size else {
+            return Err(StoreError::broken("truncation of a database without pages"));
+        };
+        let fits = |pages: u32| ps.file_size(pages) == size;
+        if !fits(g.published_pages) && !g.wal_sizes.iter().any(|n| fits(*n)) {
+            tracing::warn!(db = %self.name, pid = caller.pid, size, pages = g.published_pages, "refused a truncation that no transaction explains");
+            return Err(StoreError::broken("truncation that no transaction explains"));
+        }
+        let old = opened.file.len().map_err(StoreError::io("size of the database"))?;
+        if size < old {
+            self.preserve(Some(ps), size, old - size)?;
+        }
+        opened.file.set_len(CHECKPOINT_TRUNCATE, size).map_err(StoreError::io("truncation of the database"))
+    }
+}

@@ -1,0 +1,350 @@
+//! The files of a database as the mount shows them: open, create, attributes, dispatch of writes.
+//!
+//! READ is not here: the FUSE adapter reads the backing file of an open handle directly and takes no
+//! lock of the database.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use super::Database;
+use crate::disk::{DiskFile, Op, OpenHow};
+use crate::error::{Result, StoreError};
+use crate::own_mount::FileKind;
+
+const OPEN: Op = Op::new("db.open");
+const CREATE: Op = Op::new("db.create");
+const META: Op = Op::new("db.metadata");
+const SHM_WRITE: Op = Op::new("shm.write");
+const SHM_TRUNCATE: Op = Op::new("shm.truncate");
+const SHM_UNLINK: Op = Op::new("shm.unlink");
+const SHM_SYNC: Op = Op::new("shm.sync");
+const OWN_WRITE: Op = Op::new("own.write");
+const OWN_TRUNCATE: Op = Op::new("own.truncate");
+const OWN_UNLINK: Op = Op::new("own.unlink");
+const OWN_SYNC: Op = Op::new("own.sync");
+const DIR_SYNC: Op = Op::new("db.sync_dir");
+const STALE_WRITE: Op = Op::new("unlinked.write");
+
+/// An open file of the mount, by the adapter's number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HandleId(pub u64);
+
+/// Who makes a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The daemon itself, on a descriptor that it opened through its own mount.
+    pub own: bool,
+    /// On a worker thread, where own-mount IO is allowed.
+    pub may_block: bool,
+    /// Process (or thread) id as the kernel gave it; 0 across pid namespaces. For messages only.
+    pub pid: u32,
+    /// The open file.
+    pub handle: HandleId,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenMode {
+    /// For reading.
+    pub read: bool,
+    /// For writing.
+    pub write: bool,
+    /// `O_TRUNC`, where the kernel passes it on.
+    pub truncate: bool,
+}
+
+/// A backing file with its number; the number is never used twice in a process.
+#[derive(Clone)]
+pub struct OpenedFile {
+    /// The backing file; stays readable after UNLINK.
+    pub file: Arc<dyn DiskFile>,
+    /// Which one it is.
+    pub node: u64,
+}
+
+/// What `stat` shows of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileAttr {
+    /// Bytes.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: SystemTime,
+    /// The number of the backing file, see [`OpenedFile::node`].
+    pub node: u64,
+}
+
+/// The backing files that have a name now.
+pub(super) struct Files {
+    slots: RwLock<[Option<OpenedFile>; 4]>,
+}
+
+const fn slot(kind: FileKind) -> usize {
+    match kind {
+        FileKind::Database => 0,
+        FileKind::Journal => 1,
+        FileKind::Wal => 2,
+        FileKind::Shm => 3,
+    }
+}
+
+impl Files {
+    pub(super) fn new() -> Self {
+        Self { slots: RwLock::new([None, None, None, None]) }
+    }
+
+    pub(super) fn current(&self, kind: FileKind) -> Option<OpenedFile> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)[slot(kind)].clone()
+    }
+
+    pub(super) fn is_current(&self, kind: FileKind, file: &OpenedFile) -> bool {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)[slot(kind)]
+            .as_ref()
+            .is_some_and(|f| f.node == file.node)
+    }
+
+    pub(super) fn forget(&self, kind: FileKind) {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)[slot(kind)] = None;
+    }
+}
+
+impl Database {
+    /// The backing file of `kind`, opened if it exists.
+    pub(super) fn backing(&self, kind: FileKind) -> Result<OpenedFile> {
+        if let Some(f) = self.files.current(kind) {
+            return Ok(f);
+        }
+        let mut slots = self.files.slots.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(f) = &slots[slot(kind)] {
+            return Ok(f.clone());
+        }
+        let path = self.path(kind);
+        let file = match self.env.disk.open(OPEN, &path, OpenHow::READ_WRITE) {
+            Ok(f) => f,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NotFound),
+            Err(source) => return Err(StoreError::Io { what: "open of a database file", source }),
+        };
+        let opened = OpenedFile { file, node: self.env.next_node() };
+        slots[slot(kind)] = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// The backing file of `kind`, made if it is missing.
+    pub(super) fn backing_or_create(&self, kind: FileKind, exclusive: bool) -> Result<OpenedFile> {
+        match self.backing(kind) {
+            Ok(_) if exclusive => return Err(StoreError::Exists),
+            Err(StoreError::NotFound) => {}
+            done => return done,
+        }
+        let mut slots = self.files.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let file = self
+            .env
+            .disk
+            .open(CREATE, &self.path(kind), OpenHow::CREATE)
+            .map_err(StoreError::io("creation of a database file"))?;
+        let opened = OpenedFile { file, node: self.env.next_node() };
+        slots[slot(kind)] = Some(opened.clone());
+        drop(slots);
+        self.dir_dirty.store(true, Ordering::Release);
+        Ok(opened)
+    }
+
+    /// Opens an existing file for the mount.
+    pub fn open_file(&self, caller: &Caller, kind: FileKind, mode: OpenMode) -> Result<OpenedFile> {
+        if kind == FileKind::Database && !caller.own {
+            self.before_application_open(caller, mode)?;
+        }
+        let opened = self.backing(kind)?;
+        if mode.truncate {
+            self.truncate(caller, kind, 0)?;
+        }
+        Ok(opened)
+    }
+
+    /// Creates (or, without `exclusive`, opens) a file for the mount.
+    pub fn create_file(&self, caller: &Caller, kind: FileKind, exclusive: bool) -> Result<OpenedFile> {
+        match kind {
+            _ if caller.own => {}
+            FileKind::Database => self.require_permit("creation of a database")?,
+            FileKind::Journal => {
+                self.require_permit("creation of a journal")?;
+                self.check_alive(&self.lock())?;
+                self.gate_journal(caller, "creation of a journal")?;
+            }
+            // A reader that opens a WAL database creates both; on a replica the daemon made them before.
+            FileKind::Wal | FileKind::Shm => {}
+        }
+        self.backing_or_create(kind, exclusive)
+    }
+
+    /// Whether the file has a name now.
+    pub fn exists(&self, kind: FileKind) -> bool {
+        self.files.current(kind).is_some() || self.env.disk.exists(META, &self.path(kind)).unwrap_or(false)
+    }
+
+    /// What `stat` shows.
+    pub fn attr(&self, kind: FileKind) -> Result<FileAttr> {
+        let f = self.backing(kind)?;
+        let m = f.file.metadata().map_err(StoreError::io("attributes of a database file"))?;
+        Ok(FileAttr { size: m.len, mtime: m.mtime, node: f.node })
+    }
+
+    /// A WRITE request. `from_page_cache`: the kernel wrote back a page that somebody changed through a
+    /// mapping.
+    pub fn write(
+        &self,
+        caller: &Caller,
+        kind: FileKind,
+        opened: &OpenedFile,
+        offset: u64,
+        data: &[u8],
+        from_page_cache: bool,
+    ) -> Result<()> {
+        if kind == FileKind::Shm {
+            // Always: a refused write-back of the shared index would fail somebody else's fsync, and
+            // the index is rebuilt at every start anyway.
+            return opened
+                .file
+                .write_all_at(SHM_WRITE, data, offset)
+                .map_err(StoreError::io("write of the wal-index"));
+        }
+        if caller.own {
+            return self.own_write(kind, opened, offset, data);
+        }
+        if from_page_cache {
+            tracing::warn!(db = %self.name, pid = caller.pid, "refused a write through a shared mapping: its order is unknown (SQLITE_MMAP_READWRITE build?)");
+            return Err(StoreError::broken("write through a writable mapping"));
+        }
+        if !self.files.is_current(kind, opened) {
+            // Unlinked while open: nobody will ever read it by name again.
+            return opened
+                .file
+                .write_all_at(STALE_WRITE, data, offset)
+                .map_err(StoreError::io("write of an unlinked file"));
+        }
+        match kind {
+            FileKind::Wal => self.write_wal(caller, opened, offset, data),
+            FileKind::Journal => self.write_journal(caller, opened, offset, data),
+            FileKind::Database => self.write_database(caller, opened, offset, data),
+            FileKind::Shm => Ok(()),
+        }
+    }
+
+    /// The daemon's own write, made through the mount so that the kernel's cache stays coherent. It
+    /// holds SQLite's locks and accounts for the change itself.
+    fn own_write(&self, kind: FileKind, opened: &OpenedFile, offset: u64, data: &[u8]) -> Result<()> {
+        if kind == FileKind::Database {
+            self.preserve(self.cow_page_size(), offset, data.len() as u64)?;
+        }
+        opened.file.write_all_at(OWN_WRITE, data, offset).map_err(StoreError::io("own write"))
+    }
+
+    /// A change of size.
+    pub fn truncate(&self, caller: &Caller, kind: FileKind, size: u64) -> Result<()> {
+        let opened = self.backing(kind)?;
+        if kind == FileKind::Shm {
+            return opened
+                .file
+                .set_len(SHM_TRUNCATE, size)
+                .map_err(StoreError::io("truncation of the wal-index"));
+        }
+        if caller.own {
+            if kind == FileKind::Database {
+                self.preserve(self.cow_page_size(), size, u64::MAX - size)?;
+            }
+            return opened.file.set_len(OWN_TRUNCATE, size).map_err(StoreError::io("own truncation"));
+        }
+        match kind {
+            FileKind::Wal => self.truncate_wal(caller, &opened, size),
+            FileKind::Journal => self.truncate_journal(caller, &opened, size),
+            FileKind::Database => self.truncate_database(caller, &opened, size),
+            FileKind::Shm => Ok(()),
+        }
+    }
+
+    /// FSYNC of one file.
+    pub fn fsync(&self, caller: &Caller, kind: FileKind, opened: &OpenedFile) -> Result<()> {
+        if caller.own {
+            return opened.file.sync_data(OWN_SYNC).map_err(StoreError::io("own sync"));
+        }
+        match kind {
+            FileKind::Wal => self.fsync_wal(opened),
+            FileKind::Database => self.fsync_database(opened),
+            FileKind::Journal => self.fsync_journal(opened),
+            FileKind::Shm => opened.file.sync_data(SHM_SYNC).map_err(StoreError::io("sync of the wal-index")),
+        }
+    }
+
+    /// Removal of a name. Of the database itself: the drop of the database.
+    pub fn unlink(&self, caller: &Caller, kind: FileKind) -> Result<()> {
+        if !self.exists(kind) {
+            return Err(StoreError::NotFound);
+        }
+        if caller.own {
+            return self.remove_name(kind, OWN_UNLINK);
+        }
+        match kind {
+            FileKind::Wal => self.unlink_wal(caller),
+            FileKind::Journal => self.unlink_journal(caller),
+            FileKind::Database => self.unlink_database(caller),
+            FileKind::Shm => self.unlink_shm(caller),
+        }
+    }
+
+    pub(super) fn remove_name(&self, kind: FileKind, op: Op) -> Result<()> {
+        self.files.forget(kind);
+        match self.env.disk.unlink(op, &self.path(kind)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StoreError::Io { what: "removal of a database file", source }),
+        }
+        self.dir_dirty.store(true, Ordering::Release);
+        if matches!(kind, FileKind::Wal | FileKind::Shm | FileKind::Database)
+            && let Some(own) = self.own()
+        {
+            // Its locks and reads would go on in a file without a name; the next probe opens the new one.
+            own.close(kind);
+        }
+        Ok(())
+    }
+
+    fn unlink_shm(&self, caller: &Caller) -> Result<()> {
+        self.gate_exclusive(caller, "removal of the wal-index")?;
+        self.settle_before_wal_end(caller)?;
+        self.remove_name(FileKind::Shm, SHM_UNLINK)
+    }
+
+    /// FLUSH: a descriptor was closed. The error of an import session reaches `close(2)`.
+    pub fn flush(&self, caller: &Caller, kind: FileKind) -> Result<()> {
+        if kind == FileKind::Database && !caller.own { self.finish_import_session(caller) } else { Ok(()) }
+    }
+
+    /// RELEASE: the last descriptor of a handle is gone. Nobody sees an error any more.
+    pub fn release(&self, caller: &Caller, kind: FileKind) {
+        if let Err(e) = self.flush(caller, kind) {
+            tracing::warn!(db = %self.name, "at the last close: {e}");
+        }
+    }
+
+    /// Makes creations and removals in the database's directory durable, if there were any.
+    pub fn sync_dir(&self) -> Result<()> {
+        // Cleared first: a name that is made during the sync marks the directory again.
+        if self.dir_dirty.swap(false, Ordering::AcqRel) {
+            self.env
+                .disk
+                .sync_dir(DIR_SYNC, self.dir.dir())
+                .map_err(StoreError::io("sync of the database's directory"))?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, kind: FileKind) -> PathBuf {
+        match kind {
+            FileKind::Database => self.dir.database(),
+            FileKind::Journal => self.dir.journal(),
+            FileKind::Wal => self.dir.wal(),
+            FileKind::Shm => self.dir.shm(),
+        }
+    }
+}

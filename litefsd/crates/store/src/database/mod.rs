@@ -1,0 +1,311 @@
+//! One database: its files, its capture state, its positions. The only writer of its directory.
+//!
+//! Entry points: the file operations in [`files`] (called by FUSE handlers), [`Database::apply`]
+//! (replication), [`Database::import`], and the publisher in [`publish`].
+//!
+//! Three positions, each at most the one before:
+//! *tip* – end of the log, the transaction is complete but nobody may have seen it;
+//! *published* – SQLite on this node shows it;
+//! *streamable* – durable enough that replicas may have it.
+//!
+//! Locks, in the order they are taken: `own_io` (worker threads only: serialises own-mount work) →
+//! `inner` (capture state) → the log's own. No own-mount IO while `inner` is held: another FUSE
+//! handler may need it to answer. Handlers never take `own_io`.
+//!
+//! Tested by `tests/mount` (real SQLite on a real mount), `tests/crash`, and the unit tests beside.
+
+mod apply;
+mod checkpoint;
+mod commit;
+mod drop;
+mod files;
+mod gate;
+mod import;
+mod lifecycle;
+mod publish;
+mod rollback;
+mod super_journal;
+
+mod wal;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+
+use litefs_core::capture::rollback::RollbackCapture;
+use litefs_core::capture::wal::WalTracker;
+use litefs_core::page_sums::{PageSums, Undo};
+pub use litefs_sqlite::db_header::JournalMode;
+use litefs_types::{Checksum, DbName, PageNo, PageSize, Pos, Timestamp};
+
+pub use self::files::{Caller, FileAttr, HandleId, OpenMode, OpenedFile};
+pub use self::import::{CheckedImport, ImportFile};
+
+use self::files::Files;
+use self::import::ImportSession;
+use self::rollback::{JournalState, PreparedRollback};
+use crate::apply::wal_writer::WalWriter;
+use crate::env::Env;
+use crate::error::{Result, StoreError};
+use crate::layout::DbLayout;
+use crate::log::Log;
+use crate::notice::Change;
+use crate::own_mount::OwnMount;
+use crate::snapshot::CopyOnWrite;
+use crate::sums_file::SumsFile;
+
+/// See the module documentation.
+pub struct Database {
+    name: DbName,
+    dir: DbLayout,
+    /// A name was made or removed since the directory was last synced.
+    dir_dirty: AtomicBool,
+    env: Arc<Env>,
+    log: Arc<Log>,
+    files: Files,
+    inner: Mutex<Inner>,
+    own: OnceLock<Arc<dyn OwnMount>>,
+    own_io: Mutex<OwnIo>,
+    cow: RwLock<Vec<Arc<CopyOnWrite>>>,
+    cow_active: AtomicBool,
+    publisher: Publisher,
+    /// For the publisher thread.
+    me: Weak<Database>,
+    sums_file: Mutex<SumsFile>,
+    /// Records that retention removed.
+    reaped: AtomicU64,
+}
+
+/// What only workers touch, while they do own-mount IO.
+#[derive(Default)]
+struct OwnIo {
+    /// The daemon as the WAL writer of a replica's database (rule P1), once attached.
+    writer: Option<Arc<WalWriter>>,
+}
+
+/// Wakes the publisher thread of this database.
+#[derive(Default)]
+struct Publisher {
+    started: AtomicBool,
+    /// Set while the thread waits without a deadline: only then is a wake-up worth a system call.
+    idle: AtomicBool,
+    bell: Condvar,
+    bell_lock: Mutex<Bell>,
+}
+
+#[derive(Default)]
+struct Bell {
+    rung: bool,
+    stop: bool,
+}
+
+/// The capture state of a database.
+struct Inner {
+    /// `None`: no transaction yet, or dropped.
+    page_size: Option<PageSize>,
+    mode: JournalMode,
+    /// Page sums at `tip`.
+    sums: PageSums,
+    tip: Pos,
+    published: Pos,
+    published_pages: u32,
+    streamable: Pos,
+    last_timestamp: Option<Timestamp>,
+
+    wal: WalTracker,
+    /// Complete transactions in the log above `published`, oldest first.
+    prepared: VecDeque<Prepared>,
+    /// Page sums of every frame of this WAL generation: what a checkpoint may write (rule C2).
+    wal_versions: HashMap<PageNo, Vec<Checksum>>,
+    /// Page counts that transactions of this generation had: what a checkpoint may cut to (rule C4).
+    wal_sizes: Vec<u32>,
+    /// Frames of the current generation that an FSYNC of the wal covered.
+    wal_synced: u32,
+    /// The WAL holds a commit that SQLite's own recovery would lose (rule W7): reset it.
+    wal_needs_reset: bool,
+    /// `published` when the database file last held everything (the WAL generation began).
+    complete_at: Pos,
+
+    journal: JournalState,
+    rollback: RollbackCapture,
+    prepared_rollback: Option<PreparedRollback>,
+    /// Counts changes to the database file inside a rollback transaction.
+    dirty_seq: u64,
+    /// An FSYNC of the database file came after the last of those changes.
+    dirty_synced: bool,
+
+    import: Option<ImportSession>,
+    /// Published, not yet streamable.
+    pending: VecDeque<Pending>,
+    poisoned: Option<String>,
+}
+
+/// A WAL transaction in the log that the wal-index does not show yet.
+struct Prepared {
+    pos: Pos,
+    last_frame: u32,
+    /// Frame checksum of the last frame: `mxFrame` alone does not prove that it is this frame.
+    chain: [u32; 2],
+    pages: u32,
+    /// `None`: nothing changed (a copy that `psow=0` appends), so there is no transaction.
+    logged: Option<Logged>,
+    /// X was held and no wal-index of this generation existed: rule W8.
+    heap_index: bool,
+    at: std::time::Instant,
+}
+
+/// The part of a prepared transaction that is in the log.
+struct Logged {
+    undo: SumsUndo,
+    mode_before: JournalMode,
+    timestamp: Timestamp,
+    page_size_before: Option<PageSize>,
+}
+
+/// How to take back what a transaction did to the page sums.
+enum SumsUndo {
+    /// Some pages changed.
+    Pages(Undo),
+    /// The page size changed, so everything did.
+    Whole(Box<PageSums>),
+}
+
+/// A published transaction on its way to the replicas.
+struct Pending {
+    change: Change,
+    /// Its last frame, if an FSYNC of the wal makes it durable; `None`: the log itself must be synced.
+    wal_frame: Option<u32>,
+}
+
+impl Database {
+    /// The name.
+    pub fn name(&self) -> &DbName {
+        &self.name
+    }
+
+    /// The position that SQLite on this node shows, as far as it is known without asking the wal-index.
+    pub fn pos(&self) -> Pos {
+        self.lock().published
+    }
+
+    /// How far replicas may be sent.
+    pub fn streamable_pos(&self) -> Pos {
+        self.lock().streamable
+    }
+
+    /// Page size; `None` before the first transaction and after a drop.
+    pub fn page_size(&self) -> Option<PageSize> {
+        self.lock().page_size
+    }
+
+    /// Pages at [`Self::pos`].
+    pub fn page_count(&self) -> u32 {
+        self.lock().published_pages
+    }
+
+    /// Whether the last transaction dropped it: only the name and the position remain.
+    pub fn is_dropped(&self) -> bool {
+        let g = self.lock();
+        !g.published.is_zero() && g.published_pages == 0
+    }
+
+    /// By the database header.
+    pub fn journal_mode(&self) -> JournalMode {
+        self.lock().mode
+    }
+
+    /// Time stamp of the last published transaction of this process.
+    pub fn last_timestamp(&self) -> Option<Timestamp> {
+        self.lock().last_timestamp
+    }
+
+    /// Why no transaction is accepted any more, if so.
+    pub fn poisoned(&self) -> Option<String> {
+        self.lock().poisoned.clone()
+    }
+
+    /// The transactions that are kept.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A handler that panicked aborts the process in release builds; in tests the state is still the
+        // best there is.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_own(&self) -> MutexGuard<'_, OwnIo> {
+        self.own_io.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The own-mount client, if the mount is up.
+    fn own(&self) -> Option<&Arc<dyn OwnMount>> {
+        if let Some(own) = self.own.get() {
+            return Some(own);
+        }
+        let made = self.env.mounted.get()?.factory.own_mount(&self.name);
+        Some(self.own.get_or_init(|| made))
+    }
+
+    /// Stops accepting transactions: disk and log may disagree, and only recovery tells.
+    fn poison(&self, g: &mut Inner, reason: impl Into<String>) -> StoreError {
+        let reason = reason.into();
+        if g.poisoned.is_none() {
+            tracing::error!(db = %self.name, "stopped accepting transactions until the daemon is restarted: {reason}");
+            g.poisoned = Some(reason.clone());
+        }
+        StoreError::Poisoned { db: self.name.clone(), reason }
+    }
+
+    fn check_alive(&self, g: &Inner) -> Result<()> {
+        match &g.poisoned {
+            None => Ok(()),
+            Some(reason) => Err(StoreError::Poisoned { db: self.name.clone(), reason: reason.clone() }),
+        }
+    }
+
+    /// Saves what an active snapshot still needs of a database page that is about to be overwritten.
+    fn preserve(&self, page_size: Option<PageSize>, offset: u64, len: u64) -> Result<()> {
+        if !self.cow_active.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let Some(ps) = page_size else { return Ok(()) };
+        let list = self.cow.read().unwrap_or_else(PoisonError::into_inner);
+        if list.is_empty() {
+            return Ok(());
+        }
+        let Some(db) = self.files.current(crate::own_mount::FileKind::Database) else { return Ok(()) };
+        let size = db.file.len().map_err(StoreError::io("size of the database file"))?;
+        let end = offset.saturating_add(len).min(size);
+        let mut buf = vec![0; ps.bytes()];
+        let mut n = offset / u64::from(ps.get());
+        while n * u64::from(ps.get()) < end {
+            if let Some(page) = u32::try_from(n + 1).ok().and_then(PageNo::new) {
+                buf.fill(0);
+                db.file
+                    .read_at(&mut buf, ps.offset(page))
+                    .map_err(StoreError::io("read of a page that a snapshot still needs"))?;
+                for c in list.iter() {
+                    c.preserve(page, &buf);
+                }
+            }
+            n += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn undo_sums(&mut self, undo: SumsUndo) {
+        match undo {
+            SumsUndo::Pages(undo) => self.sums.undo(undo),
+            SumsUndo::Whole(sums) => self.sums = *sums,
+        }
+    }
+
+    /// Nothing is prepared, and no verified frame is waiting.
+    fn settled(&self) -> bool {
+        self.prepared.is_empty() && self.wal.verified_frames() <= self.wal.published_frames()
+    }
+}

@@ -1,0 +1,444 @@
+//! When a prepared transaction becomes visible, and when replicas may have it: rules W5–W9.
+//!
+//! One thread a database, started at its first commit. It asks the wal-index through the own mount
+//! (never a handler thread does), publishes what `mxFrame` covers, makes the log durable where SQLite's
+//! own fsync did not already make the transaction durable, and only then tells the streams.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use litefs_sqlite::lock_bytes::Lock;
+use litefs_sqlite::shm::{IndexHeader, PREFIX_LEN};
+use litefs_types::Pos;
+
+use super::wal::Backing;
+use super::{Database, Inner, Pending, Prepared};
+use crate::error::{Result, StoreError};
+use crate::notice::Change;
+use crate::own_mount::{FileKind, LockKind, OwnMount, Probe};
+
+/// First look after a commit frame, and after an FSYNC of the wal: SQLite updates the index within
+/// microseconds of either.
+const FIRST_LOOK: Duration = Duration::from_micros(50);
+/// Longest pause between two looks while a writer may be in its FSYNC.
+const SLOW_LOOK: Duration = Duration::from_millis(10);
+/// A transaction that nobody shows for this long is a leftover of a dead writer: settle it (rule W9).
+const LEFTOVER_AFTER: Duration = Duration::from_secs(1);
+/// Pause between two looks at a leftover that cannot be settled because somebody holds WAL_WRITE.
+const LEFTOVER_LOOK: Duration = Duration::from_secs(1);
+/// A writer without a wal-index in shared memory that still holds X after this long has committed (W8 d).
+const HEAP_INDEX_AFTER: Duration = Duration::from_millis(20);
+/// Bytes of a frame header.
+const FRAME_HEADER: u64 = 24;
+
+/// What else proves that a transaction was committed by a writer without a shared wal-index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    Index,
+    /// A checkpoint writes, or the wal ends: had it not been committed, neither would come.
+    WalEnds,
+}
+
+impl Database {
+    /// The position after asking the wal-index: for `db-pos`, exports and status. Blocks; never on a
+    /// handler thread.
+    pub fn resolve_pos(&self) -> Pos {
+        let unsettled = !self.lock().settled();
+        if unsettled && let Err(e) = self.resolve_with(Evidence::Index) {
+            tracing::debug!(db = %self.name, "cannot tell what the wal-index shows: {e}");
+        }
+        self.pos()
+    }
+
+    /// Publishes what is committed, at the end of a wal or before a checkpoint. Worker threads only.
+    pub(super) fn resolve(&self) -> Result<()> {
+        self.resolve_with(Evidence::WalEnds)
+    }
+
+    fn resolve_with(&self, evidence: Evidence) -> Result<()> {
+        let header = self.read_index();
+        let mut g = self.lock();
+        self.check_alive(&g)?;
+        let salt = g.wal.generation().map(|w| w.salt);
+        match header {
+            Some(h) if Some(h.salt) == salt => {
+                if h.mx_frame > g.wal.verified_frames() {
+                    self.cover(&mut g, &h)?;
+                }
+                self.publish_covered(&mut g, h.mx_frame, h.frame_checksum);
+                Ok(())
+            }
+            _ => self.publish_by_heap_index(&mut g, evidence),
+        }
+    }
+
+    /// The wal-index header, if there is a valid one.
+    fn read_index(&self) -> Option<IndexHeader> {
+        let own = self.own()?;
+        // A writer may be between its two copies: that lasts nanoseconds.
+        for _ in 0..3 {
+            let mut b = [0u8; PREFIX_LEN];
+            if !own.open(FileKind::Shm, false).ok()? {
+                return None;
+            }
+            if own.read_at(FileKind::Shm, &mut b, 0).ok()? < 96 {
+                return None;
+            }
+            if let Some(h) = IndexHeader::decode_pair(&b) {
+                return Some(h);
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Rule W7: the index shows frames whose checksum chain is broken on disk (SQLite before 3.51 after
+    /// `ROLLBACK TO`). They are committed for everybody, so they are captured; but SQLite's own recovery
+    /// would lose them, so this wal is checkpointed and reset soon.
+    fn cover(&self, g: &mut Inner, h: &IndexHeader) -> Result<()> {
+        // While `inner` is held no wal header can be written, and frames up to mxFrame are never rewritten.
+        let opened = self.backing(FileKind::Wal)?;
+        let covered =
+            g.wal.cover(h.mx_frame, h.n_pages, h.frame_checksum, &mut Backing(&*opened.file)).map_err(
+                |e| StoreError::Corrupt { what: "wal frames that the index shows", reason: e.to_string() },
+            )?;
+        for tx in covered {
+            tracing::info!(
+                db = %self.name,
+                frames = tx.last + 1 - tx.first,
+                "captured a commit whose checksum chain is broken in the wal (a fault of SQLite before 3.51.1); the wal will be reset",
+            );
+            g.wal_needs_reset = true;
+            self.prepare_wal(g, &opened, &tx, false)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes every prepared transaction up to frame `mx`.
+    fn publish_covered(&self, g: &mut Inner, mx: u32, chain: [u32; 2]) {
+        while let Some(p) = g.prepared.front() {
+            if p.last_frame > mx || (p.last_frame == mx && p.chain != chain) {
+                break;
+            }
+            if let Some(p) = g.prepared.pop_front() {
+                self.publish(g, p);
+            }
+        }
+    }
+
+    fn publish(&self, g: &mut Inner, p: Prepared) {
+        g.wal.publish(p.last_frame);
+        let Some(logged) = p.logged else { return };
+        g.published = p.pos;
+        g.published_pages = p.pages;
+        g.last_timestamp = Some(logged.timestamp);
+        let Some(page_size) = g.page_size else { return };
+        g.pending.push_back(Pending {
+            change: Change {
+                db: self.name.clone(),
+                pos: p.pos,
+                page_size,
+                commit: p.pages,
+                timestamp: logged.timestamp,
+                local: true,
+            },
+            // After a reset the frames are gone; and what `cover` captured cannot be read from the wal again.
+            wal_frame: (!g.wal_needs_reset).then_some(p.last_frame),
+        });
+    }
+
+    /// Rule W8: no wal-index to ask. X must have been held at the commit.
+    fn publish_by_heap_index(&self, g: &mut Inner, evidence: Evidence) -> Result<()> {
+        while let Some(p) = g.prepared.front() {
+            if !p.heap_index {
+                break;
+            }
+            let committed = evidence == Evidence::WalEnds
+                || g.wal_synced >= p.last_frame
+                || g.wal.verified_frames() > p.last_frame
+                || p.at.elapsed() >= HEAP_INDEX_AFTER
+                || !self.x_held_now();
+            if !committed {
+                break;
+            }
+            if let Some(p) = g.prepared.pop_front() {
+                self.publish(g, p);
+            }
+        }
+        Ok(())
+    }
+
+    fn x_held_now(&self) -> bool {
+        self.own().is_some_and(|own| matches!(own.probe(Lock::Shared, LockKind::Shared), Probe::Held { .. }))
+    }
+
+    /// Whether the log is durable up to what is published.
+    pub(super) fn log_durable(&self, g: &Inner) -> bool {
+        self.log_durable_to(g.published)
+    }
+
+    pub(super) fn log_durable_to(&self, pos: Pos) -> bool {
+        self.log.durable().txid_raw() >= pos.txid_raw()
+    }
+
+    /// Makes the log durable; a failure poisons the database.
+    pub(super) fn sync_log(&self) -> Result<()> {
+        match self.log.sync() {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                let mut g = self.lock();
+                self.poison(&mut g, format!("fsync of the log failed: {e}"));
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Tells the publisher that there is work.
+    pub(super) fn wake_publisher(&self) {
+        if !self.publisher.started.load(Ordering::Acquire) {
+            self.start_publisher();
+        }
+        // While it is awake it looks by itself, soon: a futex call a commit would cost more than the commit.
+        if self.publisher.idle.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        let mut bell = self.publisher.bell_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        bell.rung = true;
+        drop(bell);
+        self.publisher.bell.notify_one();
+    }
+
+    /// Whether the publisher thread runs.
+    pub(super) fn publisher_alive(&self) -> bool {
+        self.publisher.started.load(Ordering::Acquire)
+    }
+
+    /// Ends the publisher thread after what is published has been made durable and announced.
+    pub(crate) fn stop_publisher(&self) {
+        let mut bell = self.publisher.bell_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        bell.stop = true;
+        drop(bell);
+        self.publisher.bell.notify_one();
+    }
+
+    fn start_publisher(&self) {
+        if self.publisher.started.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let me = self.me.clone();
+        let spawned = std::thread::Builder::new().name(format!("pub-{}", self.name)).spawn(move || run(&me));
+        if let Err(e) = spawned {
+            let mut g = self.lock();
+            self.poison(&mut g, format!("no thread to publish transactions: {e}"));
+        }
+    }
+
+    /// Waits for the bell; with no deadline only while there is nothing to do. Returns whether to stop.
+    fn wait(&self, pause: Option<Duration>) -> bool {
+        // A short pause is not worth ringing for. Announce first, then look once more: a commit between
+        // the look and the wait finds `idle` set and rings.
+        let ringable = pause.is_none_or(|p| p > FIRST_LOOK * 4);
+        self.publisher.idle.store(ringable, Ordering::SeqCst);
+        let busy = pause.is_none() && {
+            let g = self.lock();
+            g.poisoned.is_none() && !(g.prepared.is_empty() && g.pending.is_empty())
+        };
+        // `inner` is free again: commits ring while they hold it.
+        let mut bell = self.publisher.bell_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !busy {
+            bell = match pause {
+                None => self
+                    .publisher
+                    .bell
+                    .wait_while(bell, |b| !b.rung && !b.stop)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(pause) => {
+                    self.publisher
+                        .bell
+                        .wait_timeout_while(bell, pause, |b| !b.rung && !b.stop)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        self.publisher.idle.store(false, Ordering::SeqCst);
+        bell.rung = false;
+        bell.stop
+    }
+
+    /// Makes published transactions durable where they are not, and announces them. Returns whether
+    /// there were any.
+    pub(super) fn announce(&self) -> Result<bool> {
+        let target = {
+            let g = self.lock();
+            let Some(last) = g.pending.back() else { return Ok(false) };
+            let durable = self.log.durable().txid_raw();
+            let synced = g.wal_synced;
+            let by_wal = |p: &Pending| p.wal_frame.is_some_and(|f| f <= synced);
+            let need = g
+                .pending
+                .iter()
+                .any(|p| !by_wal(p) && (p.change.pos.txid_raw() > durable || p.wal_frame.is_none()));
+            need.then_some(last.change.pos)
+        };
+        if target.is_some() {
+            self.sync_log()?;
+        }
+        let mut ready = Vec::new();
+        {
+            let mut g = self.lock();
+            let durable = self.log.durable().txid_raw();
+            let synced = g.wal_synced;
+            while let Some(p) = g.pending.front() {
+                let by_wal = p.wal_frame.is_some_and(|f| f <= synced);
+                if !by_wal && p.change.pos.txid_raw() > durable {
+                    break;
+                }
+                if let Some(p) = g.pending.pop_front() {
+                    g.streamable = p.change.pos;
+                    ready.push(p.change);
+                }
+            }
+        }
+        let some = !ready.is_empty();
+        for change in ready {
+            self.env.notice.changed(change);
+        }
+        Ok(some)
+    }
+
+    /// Rule W9: nobody shows this transaction. With WAL_WRITE in hand either the index covers it after
+    /// all, or its first frame is destroyed and it is dropped.
+    fn settle_leftover(&self) -> Result<()> {
+        let Some(own) = self.own().cloned() else { return Ok(()) };
+        let _serial = self.lock_own();
+        if !own.open(FileKind::Shm, false).map_err(StoreError::io("open of the wal-index"))? {
+            return Ok(());
+        }
+        let Some(_held) = HeldWrite::take(&*own)? else { return Ok(()) };
+        self.resolve_with(Evidence::Index)?;
+        let at = {
+            let g = self.lock();
+            let Some(ps) = g.wal.generation().map(|w| w.page_size) else { return Ok(()) };
+            if g.prepared.is_empty() {
+                return Ok(());
+            }
+            let frame = g.wal.published_frames() + 1;
+            litefs_core::capture::frame_data_offset(frame, ps) - FRAME_HEADER
+        };
+        let zeros = [0u8; FRAME_HEADER as usize];
+        own.open(FileKind::Wal, false).map_err(StoreError::io("open of the wal"))?;
+        own.write_all_at(FileKind::Wal, &zeros, at)
+            .map_err(StoreError::io("removal of an abandoned wal frame"))?;
+        let opened = self.backing(FileKind::Wal)?;
+        let mut g = self.lock();
+        let events = g
+            .wal
+            .wrote(at, &zeros, &mut Backing(&*opened.file))
+            .map_err(|e| StoreError::Corrupt { what: "the wal", reason: e.to_string() })?;
+        tracing::info!(db = %self.name, "removed a transaction that its writer abandoned before it became visible");
+        for event in events {
+            if let litefs_core::capture::WalEvent::Dropped { from_frame } = event {
+                self.drop_prepared(&mut g, from_frame)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SHARED on the database and WAL_WRITE, for as long as this lives.
+struct HeldWrite<'a> {
+    own: &'a dyn OwnMount,
+}
+
+impl<'a> HeldWrite<'a> {
+    /// `None` if somebody else is in the way; never waits.
+    fn take(own: &'a dyn OwnMount) -> Result<Option<Self>> {
+        let lock = |lock, kind| own.try_lock(lock, kind).map_err(StoreError::io("lock of the own mount"));
+        // SQLite's order: PENDING shields the step to SHARED from a writer that waits for readers.
+        if !lock(Lock::Pending, LockKind::Shared)? {
+            return Ok(None);
+        }
+        let shared = lock(Lock::Shared, LockKind::Shared);
+        own.unlock(Lock::Pending).map_err(StoreError::io("unlock of the own mount"))?;
+        if !shared? {
+            return Ok(None);
+        }
+        let held = Self { own };
+        if lock(Lock::WalWrite, LockKind::Exclusive)? { Ok(Some(held)) } else { Ok(None) }
+    }
+}
+
+impl Drop for HeldWrite<'_> {
+    fn drop(&mut self) {
+        for lock in [Lock::WalWrite, Lock::Shared] {
+            if let Err(e) = self.own.unlock(lock) {
+                tracing::error!("a lock on the own mount could not be released: {e}");
+            }
+        }
+    }
+}
+
+fn run(me: &Weak<Database>) {
+    let mut pause = FIRST_LOOK;
+    loop {
+        let Some(db) = me.upgrade() else { return };
+        let db: Arc<Database> = db;
+        let (prepared, oldest, pending, poisoned) = {
+            let g = db.lock();
+            (
+                !g.prepared.is_empty(),
+                g.prepared.front().map(|p| p.at),
+                !g.pending.is_empty(),
+                g.poisoned.is_some(),
+            )
+        };
+        let nothing = (!prepared && !pending) || poisoned;
+        if nothing {
+            pause = FIRST_LOOK;
+        }
+        if !pending || nothing {
+            let how_long = (!nothing).then_some(pause);
+            if db.wait(how_long) {
+                if let Err(e) = db.announce() {
+                    tracing::error!(db = %db.name, "at the stop: {e}");
+                }
+                db.publisher.started.store(false, Ordering::Release);
+                return;
+            }
+        }
+        if poisoned {
+            continue;
+        }
+        let step = || -> Result<bool> {
+            let before = db.pos();
+            if prepared {
+                db.resolve_with(Evidence::Index)?;
+            }
+            let announced = db.announce()?;
+            Ok(announced || db.pos() != before)
+        };
+        match step() {
+            Ok(true) => pause = FIRST_LOOK,
+            Ok(false) => {
+                let age = oldest.map_or(Duration::ZERO, |at: Instant| at.elapsed());
+                if age > LEFTOVER_AFTER {
+                    pause = LEFTOVER_LOOK;
+                    if let Err(e) = db.settle_leftover() {
+                        tracing::warn!(db = %db.name, "cannot settle an abandoned transaction: {e}");
+                    }
+                } else {
+                    pause = (pause * 3 / 2).min(SLOW_LOOK);
+                }
+            }
+            Err(e) => {
+                tracing::error!(db = %db.name, "publisher: {e}");
+                pause = SLOW_LOOK;
+            }
+        }
+    }
+}

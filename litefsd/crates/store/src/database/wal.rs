@@ -1,0 +1,283 @@
+//! Capture of WAL transactions: rules W1–W12 of the capture rules.
+//!
+//! A transaction is *prepared*, with its content in the log, in the WRITE that completes its commit
+//! frame, before the reply. It is *published* only when the wal-index shows it (`publish`), never at
+//! FSYNC: a writer killed in FSYNC is overwritten by the next one.
+
+use std::time::Instant;
+
+use litefs_core::capture::{FrameTx, ReadAt, ReadFailed, WalEvent, frame_data_offset};
+use litefs_ltx::WalSpan;
+use litefs_sqlite::lock_bytes::Lock;
+
+use super::files::{Caller, OpenedFile};
+use super::{Database, Inner, Logged, Prepared};
+use crate::disk::{DiskFile, Op};
+use crate::error::{Result, StoreError};
+use crate::own_mount::{FileKind, LockKind, Probe};
+
+const WRITE: Op = Op::new("wal.write");
+const ZAP: Op = Op::new("wal.zap");
+const TRUNCATE: Op = Op::new("wal.truncate");
+const SYNC: Op = Op::new("wal.sync");
+const UNLINK: Op = Op::new("wal.unlink");
+
+/// Bytes of a WAL header (SQLite file format, section 4.1).
+const HEADER: u64 = 32;
+/// Bytes of a frame header.
+const FRAME_HEADER: usize = 24;
+
+/// Reads frames back for the tracker.
+pub(super) struct Backing<'a>(pub(super) &'a dyn DiskFile);
+
+impl ReadAt for Backing<'_> {
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::result::Result<(), ReadFailed> {
+        self.0.read_exact_at(buf, offset).map_err(|_| ReadFailed)
+    }
+}
+
+impl Database {
+    /// A WRITE of the wal.
+    pub(super) fn write_wal(
+        &self,
+        caller: &Caller,
+        opened: &OpenedFile,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<()> {
+        self.require_permit("write of the wal")?;
+        self.gate_wal(caller, "write of the wal")?;
+        if offset < HEADER {
+            self.settle_before_wal_end(caller)?;
+        }
+        let mut g = self.lock();
+        self.check_alive(&g)?;
+        if let Err(refused) = g.wal.check_write(offset, data.len() as u64) {
+            // Only a client that ignores SQLite's locks can do this; what it overwrites is committed.
+            tracing::error!(db = %self.name, pid = caller.pid, offset, "refused a write into committed wal frames: {refused}");
+            return Err(StoreError::broken("write into committed wal frames"));
+        }
+        opened.file.write_all_at(WRITE, data, offset).map_err(StoreError::io("write of the wal"))?;
+        let mut back = Backing(&*opened.file);
+        let events = g
+            .wal
+            .wrote(offset, data, &mut back)
+            .map_err(|e| StoreError::Corrupt { what: "the wal", reason: e.to_string() })?;
+        for event in events {
+            self.wal_event(caller, &mut g, opened, event)?;
+        }
+        if g.prepared.is_empty() {
+            return Ok(());
+        }
+        drop(g);
+        self.wake_publisher();
+        Ok(())
+    }
+
+    fn wal_event(&self, caller: &Caller, g: &mut Inner, opened: &OpenedFile, event: WalEvent) -> Result<()> {
+        match event {
+            WalEvent::NewGeneration => {
+                g.wal_versions.clear();
+                g.wal_sizes.clear();
+                g.wal_synced = 0;
+                g.wal_needs_reset = false;
+                // SQLite restarts a WAL only after all of it is in the database file.
+                g.complete_at = g.published;
+                Ok(())
+            }
+            WalEvent::Dropped { from_frame } => self.drop_prepared(g, from_frame),
+            WalEvent::Commit(tx) => {
+                let heap_index = self.heap_index(caller)?;
+                match self.prepare_wal(g, opened, &tx, heap_index) {
+                    Ok(()) => Ok(()),
+                    Err(e) => {
+                        // The application is told that this commit failed and will use the frame numbers
+                        // again. The commit frame must not stay behind complete: after a crash SQLite
+                        // would recover it.
+                        self.zap(g, opened, tx.last);
+                        Err(e)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Destroys a frame header in the backing file.
+    fn zap(&self, g: &mut Inner, opened: &OpenedFile, frame: u32) {
+        let Some(ps) = g.wal.generation().map(|w| w.page_size) else { return };
+        let at = frame_data_offset(frame, ps) - FRAME_HEADER as u64;
+        let zeros = [0; FRAME_HEADER];
+        let done = opened.file.write_all_at(ZAP, &zeros, at).is_ok();
+        let told = g.wal.wrote(at, &zeros, &mut Backing(&*opened.file));
+        if !done || told.is_err() {
+            self.poison(g, "a refused commit could not be removed from the wal");
+        }
+    }
+
+    /// Whether the writer keeps its wal-index in its own memory: X held and no `-shm` (rule W8).
+    fn heap_index(&self, caller: &Caller) -> Result<bool> {
+        if self.own().is_none() || self.exists(FileKind::Shm) {
+            return Ok(false);
+        }
+        match self.probe(caller, Lock::Shared, LockKind::Shared) {
+            // Already answered for the gate of this very request, so it cannot need a worker now.
+            Err(StoreError::NeedsWorker) => Ok(false),
+            other => Ok(matches!(other?, Probe::Held { .. })),
+        }
+    }
+
+    /// Appends a transaction to the log with its content.
+    pub(super) fn prepare_wal(
+        &self,
+        g: &mut Inner,
+        opened: &OpenedFile,
+        tx: &FrameTx,
+        heap_index: bool,
+    ) -> Result<()> {
+        let Some(generation) = g.wal.generation() else {
+            return Err(StoreError::broken("wal frames without a wal header"));
+        };
+        let ps = generation.page_size;
+        if g.page_size.is_some_and(|known| known != ps) && g.sums.page_count() != 0 {
+            return Err(StoreError::broken("the wal has another page size than the database"));
+        }
+        let span = WalSpan { offset: tx.wal_offset, size: tx.wal_size, salt: generation.salt };
+        let frames = tx.pages.iter().map(|(page, frame)| (*page, frame_data_offset(*frame, ps)));
+        let built = self.log_wal_pages(g, &*opened.file, ps, tx.commit, frames, Some(span))?;
+        for (page, sum) in &built.sums {
+            g.wal_versions.entry(*page).or_default().push(*sum);
+        }
+        if g.wal_sizes.last() != Some(&tx.commit) {
+            g.wal_sizes.push(tx.commit);
+        }
+        g.prepared.push_back(Prepared {
+            pos: g.tip,
+            last_frame: tx.last,
+            chain: tx.chain,
+            pages: tx.commit,
+            logged: built.undo.map(|undo| Logged {
+                undo,
+                mode_before: built.mode_before,
+                timestamp: built.timestamp,
+                page_size_before: built.page_size_before,
+            }),
+            heap_index,
+            at: Instant::now(),
+        });
+        Ok(())
+    }
+
+    /// Forgets prepared transactions that end at or behind `from_frame`: their frames were overwritten.
+    pub(super) fn drop_prepared(&self, g: &mut Inner, from_frame: u32) -> Result<()> {
+        let mut cut = false;
+        while g.prepared.back().is_some_and(|p| p.last_frame >= from_frame) {
+            let Some(p) = g.prepared.pop_back() else { break };
+            if let Some(logged) = p.logged {
+                g.undo_sums(logged.undo);
+                g.mode = logged.mode_before;
+                g.page_size = logged.page_size_before;
+                cut = true;
+            }
+            g.tip = g.prepared.back().map_or(g.published, |p| p.pos);
+        }
+        if cut {
+            tracing::debug!(db = %self.name, pos = %g.tip, "dropped prepared transactions that never became visible");
+            let tip = g.tip;
+            self.log
+                .rewind(tip)
+                .map_err(|e| self.poison(g, format!("the log could not be cut back: {e}")))?;
+        }
+        Ok(())
+    }
+
+    /// Rule W6: before a wal ends (header WRITE, TRUNC 0, UNLINK) and before a checkpoint, what the
+    /// wal-index shows is published and the log is durable up to it.
+    pub(super) fn settle_before_wal_end(&self, caller: &Caller) -> Result<()> {
+        let ready = {
+            let g = self.lock();
+            self.check_alive(&g)?;
+            g.settled() && self.log_durable(&g)
+        };
+        if ready {
+            return Ok(());
+        }
+        if !caller.may_block {
+            return Err(StoreError::NeedsWorker);
+        }
+        self.resolve()?;
+        self.sync_log()
+    }
+
+    /// A change of the wal's size.
+    pub(super) fn truncate_wal(&self, caller: &Caller, opened: &OpenedFile, size: u64) -> Result<()> {
+        self.require_permit("truncation of the wal")?;
+        self.gate_wal(caller, "truncation of the wal")?;
+        if size < HEADER {
+            self.settle_before_wal_end(caller)?;
+        }
+        let mut g = self.lock();
+        self.check_alive(&g)?;
+        if let Err(refused) = g.wal.check_truncate(size) {
+            tracing::error!(db = %self.name, pid = caller.pid, size, "refused to cut committed wal frames: {refused}");
+            return Err(StoreError::broken("truncation of committed wal frames"));
+        }
+        opened.file.set_len(TRUNCATE, size).map_err(StoreError::io("truncation of the wal"))?;
+        for event in g.wal.truncated(size) {
+            self.wal_event(caller, &mut g, opened, event)?;
+        }
+        if size < HEADER {
+            self.wal_ended(&mut g);
+        }
+        Ok(())
+    }
+
+    /// Removal of the wal by the last connection, or at a switch to a rollback mode.
+    pub(super) fn unlink_wal(&self, caller: &Caller) -> Result<()> {
+        self.require_permit("removal of the wal")?;
+        self.gate_exclusive(caller, "removal of the wal")?;
+        self.settle_before_wal_end(caller)?;
+        let opened = self.backing(FileKind::Wal)?;
+        let mut g = self.lock();
+        self.check_alive(&g)?;
+        for event in g.wal.removed() {
+            self.wal_event(caller, &mut g, &opened, event)?;
+        }
+        self.wal_ended(&mut g);
+        self.remove_name(FileKind::Wal, UNLINK)
+    }
+
+    /// The wal holds nothing that the database file does not.
+    pub(super) fn wal_ended(&self, g: &mut Inner) {
+        g.wal_versions.clear();
+        g.wal_sizes.clear();
+        g.wal_synced = 0;
+        g.wal_needs_reset = false;
+        if g.settled() {
+            g.complete_at = g.published;
+        }
+    }
+
+    /// FSYNC of the wal: what it covers is as durable as SQLite asked for.
+    pub(super) fn fsync_wal(&self, opened: &OpenedFile) -> Result<()> {
+        let mark = {
+            let g = self.lock();
+            self.check_alive(&g)?;
+            (g.wal.generation().map(|w| w.salt), g.wal.verified_frames())
+        };
+        if let Err(source) = opened.file.sync_data(SYNC) {
+            let mut g = self.lock();
+            self.poison(&mut g, format!("fsync of the wal failed: {source}"));
+            return Err(StoreError::Io { what: "fsync of the wal", source });
+        }
+        let mut g = self.lock();
+        if g.wal.generation().map(|w| w.salt) == mark.0 {
+            g.wal_synced = g.wal_synced.max(mark.1);
+        }
+        let waiting = !g.prepared.is_empty() || !g.pending.is_empty();
+        drop(g);
+        if waiting {
+            self.wake_publisher();
+        }
+        Ok(())
+    }
+}
