@@ -530,6 +530,10 @@ impl Disk for SimDisk {
             c.apply(&mut s.durable_tree);
         }
         s.unsynced = later;
+        // A file that came from a directory where its creation was never synced.
+        for (k, n) in s.tree.iter().filter(|(k, _)| k.parent() == Some(path)) {
+            s.durable_tree.insert(k.clone(), *n);
+        }
         finish(go)
     }
 

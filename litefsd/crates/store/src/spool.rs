@@ -16,11 +16,11 @@ use crate::log::record::{HEADER_LEN, crc, crc_digest};
 use crate::log::segment::FIRST_RECORD;
 
 /// Bytes that are kept in memory; more go to a file.
-pub const MEMORY: usize = 1024 * 1024;
+pub const MEMORY: usize = if cfg!(test) { 64 } else { 1024 } * 1024;
 /// Room before the bytes of a spool file.
 const PREFIX: u64 = FIRST_RECORD + HEADER_LEN as u64;
 /// Writes to a spool file are collected up to this size.
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = MEMORY / 4;
 
 const SPOOL: Op = Op::new("spool.write");
 const SWEEP: Op = Op::new("spool.sweep");
@@ -209,7 +209,7 @@ mod tests {
         for len in [0, 10, MEMORY, MEMORY + 1, 3 * MEMORY + 7] {
             let data: Vec<u8> = (0..len).map(|i| (i * 7 / 3) as u8).collect();
             let mut w = SpoolWriter::new(Arc::new(OsDisk), &dir, u64::MAX);
-            for chunk in data.chunks(100_000) {
+            for chunk in data.chunks(10_000) {
                 w.write_all(chunk).unwrap();
             }
             let s = w.finish().unwrap();

@@ -21,7 +21,7 @@ use crate::disk::OpenHow;
 use crate::spool::Spooled;
 
 /// Payload bytes that are held in memory; a bigger record is streamed.
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = super::MIN_SEGMENT as usize;
 /// Zeros for the padding and for new segments.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 

@@ -47,7 +47,9 @@ use crate::disk::{Disk, Op};
 
 /// Size of the first segment, and of any that has to be made on the commit path: zeroing it takes
 /// about 0.1 ms.
-pub const MIN_SEGMENT: u64 = 256 * 1024;
+///
+/// Unit tests run with an eighth, so that a crash matrix over segment switches is quick.
+pub const MIN_SEGMENT: u64 = if cfg!(test) { 32 } else { 256 } * 1024;
 /// Size that segments grow to: seldom enough to switch, small enough for retention to follow a size limit.
 pub const MAX_SEGMENT: u64 = 16 * 1024 * 1024;
 /// Indexes of sealed segments that are kept in memory (at most 1 MiB each, typically 10 KiB).

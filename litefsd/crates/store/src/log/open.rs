@@ -24,13 +24,13 @@ use super::segment::{Entry, Extent, Seal, SegFile, file_name, parse_name};
 use super::{AppendState, Log, LogError, OpenSegment, Result, Sealed, SyncState, View, lock, ops};
 use crate::disk::Disk;
 
-/// A segment that was looked at.
+/// A segment that was looked at. Its file is closed again, unless a sync will want it: logs have hundreds.
 struct Found {
-    seg: SegFile,
+    seq: u64,
+    base: Pos,
     extent: Extent,
-    /// If it was scanned; else the footer has them.
-    entries: Option<Vec<Entry>>,
-    sealed: bool,
+    file_len: u64,
+    unsynced: Option<Arc<SegFile>>,
 }
 
 impl Log {
@@ -100,36 +100,34 @@ impl Log {
         let mut v = lock(&self.view);
         let last = run.pop();
         for f in run {
-            let seg = Arc::new(f.seg);
-            let file_len = seg.file.len().map_err(io_err)?;
-            if floor.is_none_or(|t| f.extent.last.txid().is_some_and(|l| l > t)) {
-                v.touch(&seg);
+            if let Some(seg) = &f.unsynced {
+                v.touch(seg);
             }
             v.sealed.push_back(Sealed {
-                seq: seg.seq,
-                base: seg.head.base,
+                seq: f.seq,
+                base: f.base,
                 extent: f.extent,
-                file_len,
-                file: Arc::downgrade(&seg),
+                file_len: f.file_len,
+                file: f.unsynced.as_ref().map(Arc::downgrade).unwrap_or_default(),
             });
         }
         let Some(f) = last else { return Ok(()) };
-        let (extent, entries) = match f.entries {
-            Some(entries) => (f.extent, entries),
-            None => f.seg.scan(floor).map_err(io_err)?,
+        let Some((seg, seal)) = SegFile::open(&*self.disk, &self.dir, f.seq).map_err(io_err)? else {
+            return Err(LogError::Corrupt(f.base.next_txid()));
         };
+        let (extent, entries) = look(&seg, seal.as_ref(), floor).map_err(io_err)?;
         // Behind the last record: a torn one, or a seal that says there is more. Neither may ever be
         // believed once new records stand before it.
-        let torn = f.seg.header_at(extent.end).map_err(io_err)?.is_some_and(|h| h.prev == extent.last_crc);
+        let torn = seg.header_at(extent.end).map_err(io_err)?.is_some_and(|h| h.prev == extent.last_crc);
         if torn {
             notes.push(format!("log: cut a torn record behind {}", extent.last));
             let zero = [0; HEADER_LEN];
-            f.seg.file.write_all_at(ops::REWIND, &zero, extent.end).map_err(LogError::io(ops::REWIND))?;
+            seg.file.write_all_at(ops::REWIND, &zero, extent.end).map_err(LogError::io(ops::REWIND))?;
         }
-        if f.sealed {
-            f.seg.unseal()?;
+        if seal.is_some() {
+            seg.unseal()?;
         }
-        let seg = Arc::new(f.seg);
+        let seg = Arc::new(seg);
         v.touch(&seg);
         v.tip = extent.last;
         v.open = Some(OpenSegment { seg, extent, entries });
@@ -169,17 +167,19 @@ fn select(
     // A segment with a bad head is passed over for now: it is an old gap, or the torn end.
     let mut bad: Vec<u64> = Vec::new();
     let restart = |run: &mut Vec<Found>, bad: &mut Vec<u64>, drop: &mut Vec<u64>| {
-        drop.extend(run.drain(..).map(|f| f.seg.seq));
+        drop.extend(run.drain(..).map(|f| f.seq));
         drop.append(bad);
         drop.sort_unstable();
     };
-    for (i, &seq) in seqs.iter().enumerate() {
+    let mut cut_before = None;
+    for &seq in seqs {
         let Some((seg, seal)) = SegFile::open(disk, dir, seq)? else {
             bad.push(seq);
             continue;
         };
         let base = seg.head.base;
         if seg.head.reset {
+            cut_before = None;
             restart(&mut run, &mut bad, &mut drop);
         } else if !bad.is_empty() || run.last().is_some_and(|f| f.extent.last != base) {
             // Something is missing before this segment.
@@ -188,29 +188,38 @@ fn select(
                 notes.push(format!("log: history before {base} is damaged and was dropped"));
                 restart(&mut run, &mut bad, &mut drop);
             } else {
-                notes.push(format!("log: cut at a gap before {base}"));
-                drop.extend(&seqs[i..]);
-                break;
+                cut_before.get_or_insert(base);
             }
         }
-        run.push(look(seg, seal, floor)?);
+        if cut_before.is_some() {
+            // All that is of interest now is whether the log was reset later.
+            bad.push(seq);
+            continue;
+        }
+        let (extent, _) = look(&seg, seal.as_ref(), floor)?;
+        let file_len = seg.file.len()?;
+        let unsynced = floor.is_none_or(|f| extent.last.txid().is_some_and(|l| l > f));
+        let unsynced = unsynced.then(|| Arc::new(seg));
+        run.push(Found { seq, base, extent, file_len, unsynced });
+    }
+    if let Some(base) = cut_before {
+        notes.push(format!("log: cut at a gap before {base}"));
     }
     if !bad.is_empty() {
-        notes.push("log: removed a segment that was not finished".to_owned());
+        notes.push("log: removed segments that were not finished".to_owned());
         drop.append(&mut bad);
         drop.sort_unstable();
     }
     Ok((run, drop))
 }
 
-fn look(seg: SegFile, seal: Option<Seal>, floor: Option<Txid>) -> io::Result<Found> {
+fn look(seg: &SegFile, seal: Option<&Seal>, floor: Option<Txid>) -> io::Result<(Extent, Vec<Entry>)> {
     if let Some(seal) = seal {
         // Sealed is not durable: what lies after the floor has to be looked at.
         let old = seal.extent.last.txid().is_none_or(|t| floor.is_some_and(|f| t <= f));
-        if old && let Some(entries) = seg.footer(&seal)? {
-            return Ok(Found { seg, extent: seal.extent, entries: Some(entries), sealed: true });
+        if old && let Some(entries) = seg.footer(seal)? {
+            return Ok((seal.extent, entries));
         }
     }
-    let (extent, entries) = seg.scan(floor)?;
-    Ok(Found { seg, extent, entries: Some(entries), sealed: seal.is_some() })
+    seg.scan(floor)
 }

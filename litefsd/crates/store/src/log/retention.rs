@@ -80,6 +80,28 @@ impl Log {
         max_size: Option<u64>,
         floor: Option<Txid>,
     ) -> Result<Trimmed> {
+        let mut recycled = None;
+        let done = self.trim_segments(now, max_age, max_size, floor, &mut recycled);
+        if let Some(size) = recycled {
+            // Before it is written again: or a crash could bring it back under its old name, with half
+            // of its old records. Not under the locks, commits go on.
+            if let Err(source) = self.disk.sync_dir(ops::SYNC_DIR, &self.dir) {
+                self.poison();
+                return Err(LogError::Io { op: ops::SYNC_DIR, source });
+            }
+            lock(&self.view).spare.get_or_insert(size);
+        }
+        done
+    }
+
+    fn trim_segments(
+        &self,
+        now: Timestamp,
+        max_age: Duration,
+        max_size: Option<u64>,
+        floor: Option<Txid>,
+        recycled: &mut Option<u64>,
+    ) -> Result<Trimmed> {
         let _append = lock(&self.append);
         self.check_usable()?;
         let oldest_ms = now.millis().saturating_sub(i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX));
@@ -105,11 +127,14 @@ impl Log {
             let path = self.dir.join(file_name(seq));
             let unused = v.sealed.front().is_some_and(|s| s.file.strong_count() == 0)
                 && !v.dirty.iter().any(|d| d.seq == seq);
-            let recycled = unused && v.spare.is_none() && (MIN_SEGMENT..=2 * MAX_SEGMENT).contains(&len);
-            if recycled {
+            let recycle = unused
+                && v.spare.is_none()
+                && recycled.is_none()
+                && (MIN_SEGMENT..=2 * MAX_SEGMENT).contains(&len);
+            if recycle {
                 let spare = self.dir.join(SPARE);
                 self.disk.rename(ops::TRIM, &path, &spare).map_err(LogError::io(ops::TRIM))?;
-                v.spare = Some(len.min(MAX_SEGMENT));
+                *recycled = Some(len.min(MAX_SEGMENT));
             } else {
                 self.disk.unlink(ops::TRIM, &path).map_err(LogError::io(ops::TRIM))?;
             }
