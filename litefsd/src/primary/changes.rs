@@ -3,11 +3,12 @@
 //! Owns the subscribers and their dirty sets; not what is sent for a dirty database (`session.rs`). It is
 //! the store's `ChangeNotice`, so nothing here blocks. Tested here and in `tests/tests/replication_net.rs`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use litefs_core::stream::Filter;
 use litefs_store::notice::{Change, ChangeNotice};
 use litefs_types::{DbName, NodeId};
 use tokio::sync::Notify;
@@ -23,7 +24,7 @@ pub struct ChangeHub {
 /// What a connected replica has not been sent yet.
 struct Subscriber {
     info: ReplicaInfo,
-    filter: Option<HashSet<DbName>>,
+    filter: Filter,
     dirty: Mutex<BTreeSet<DbName>>,
     wake: Notify,
 }
@@ -51,12 +52,12 @@ impl ChangeHub {
         Arc::new(Self { node, subscribers: Mutex::default() })
     }
 
-    /// Subscribes a replica that wants these databases (`None`: all).
+    /// Subscribes a replica that wants these databases.
     pub fn subscribe(
         self: &Arc<Self>,
         node_id: NodeId,
         peer: Option<SocketAddr>,
-        filter: Option<HashSet<DbName>>,
+        filter: Filter,
     ) -> Subscription {
         let subscriber = Arc::new(Subscriber {
             info: ReplicaInfo { node_id, peer, since: SystemTime::now() },
@@ -105,7 +106,7 @@ impl std::fmt::Debug for ChangeHub {
 
 impl Subscriber {
     fn mark(&self, db: &DbName) {
-        if self.filter.as_ref().is_none_or(|f| f.contains(db)) {
+        if self.filter.admits(db) {
             self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(db.clone());
             // Keeps a permit if the stream is busy: no change is missed between two waits.
             self.wake.notify_one();
@@ -114,11 +115,6 @@ impl Subscriber {
 }
 
 impl Subscription {
-    /// Marks a database as changed for this replica only (it told us of it, or it is new to it).
-    pub fn mark(&self, db: &DbName) {
-        self.subscriber.mark(db);
-    }
-
     /// Waits until there is something to take.
     pub async fn changed(&self) {
         self.subscriber.wake.notified().await;
@@ -156,8 +152,8 @@ mod tests {
     async fn changes_reach_the_filter_and_nobody_after_a_drop() {
         let node = Arc::new(NodeState::new(NodeId::new(1), true, "me".into(), "/".into()));
         let hub = ChangeHub::new(node);
-        let all = hub.subscribe(NodeId::new(2), None, None);
-        let only = hub.subscribe(NodeId::new(3), None, Some(HashSet::from(["b".parse().unwrap()])));
+        let all = hub.subscribe(NodeId::new(2), None, Filter::All);
+        let only = hub.subscribe(NodeId::new(3), None, Filter::parse("b"));
         hub.changed(change("a"));
         hub.changed(change("b"));
         hub.changed(change("b"));

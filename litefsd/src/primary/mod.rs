@@ -8,7 +8,6 @@ pub mod changes;
 mod send;
 mod session;
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +15,7 @@ use std::time::Duration;
 use http::{Request, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use litefs_core::stream::{PosMap, PosMapDecoder};
-use litefs_types::DbName;
+use litefs_core::stream::{Filter, PosMap, PosMapDecoder};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -50,7 +48,7 @@ pub(crate) async fn stream(app: &Arc<App>, req: Request<Incoming>) -> Reply {
         return unavailable("lease expired");
     }
     let peer = req.extensions().get::<PeerAddr>().map(|p| p.0);
-    let filter = filter(req.uri().query());
+    let filter = Filter::parse(&query_param(req.uri().query(), "filter").unwrap_or_default());
     let positions = match read_map(app, req.into_body()).await {
         Ok(map) => map,
         Err(why) => return bad_request(why),
@@ -61,19 +59,12 @@ pub(crate) async fn stream(app: &Arc<App>, req: Request<Incoming>) -> Reply {
     let (tx, rx) = mpsc::channel::<Part>(STREAM_PARTS);
     // Subscribed before the first look at the databases: no change falls between the two.
     let subscription = app.changes.subscribe(peer_id, peer, filter.clone());
-    let session =
-        session::Session::new(Arc::clone(app), peer_id, subscription, positions, filter.as_ref(), tx);
+    let session = session::Session::new(Arc::clone(app), peer_id, subscription, positions, filter, tx);
     tokio::spawn(async move {
         session.run().await;
         drop(permit);
     });
     stream_reply(None, Body::Stream(None, rx))
-}
-
-/// The databases a replica wants; `None` for all. Names no database can have match nothing.
-fn filter(query: Option<&str>) -> Option<HashSet<DbName>> {
-    let text = query_param(query, "filter").filter(|t| !t.is_empty())?;
-    Some(text.split(',').filter_map(|name| name.parse().ok()).collect())
 }
 
 async fn read_map(app: &App, mut body: Incoming) -> Result<PosMap, String> {

@@ -1,20 +1,21 @@
 //! Sends the log entries and snapshots of changed databases. Runs on a thread that may block.
 //!
 //! Owns verification before sending, compression for the wire, and chunks; not when to send
-//! (`session.rs`) nor what comes next for a replica (`litefs_core::stream::next_step`). Tested in
+//! (`session.rs`) nor what comes next for a replica (`litefs_core::stream::Session`). Tested in
 //! `tests/tests/replication_net.rs`.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
 use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use litefs_core::stream::{Frame, LogFacts, PosMap, Step, chunk, next_step};
+use litefs_core::stream::{Action, Frame, LogFacts, Session, Source, chunk};
 use litefs_ltx::{Compression, Decoder, HEADER_SIZE, Header, LtxError, transcode, verify};
-use litefs_types::{Checksum, DbName, Pos, Txid};
+use litefs_types::{Checksum, DbName, Pos, Timestamp, Txid};
 use tokio::time::Instant;
 
 use crate::http::App;
-use crate::http::backend::{LogEntry, SnapshotOptions, SourceError};
+use crate::http::backend::{Backend, LogEntry, SnapshotOptions, SourceError};
 use crate::http::channel::{ChannelWriter, STOPPED};
 use crate::http::spool::MEMORY_LIMIT;
 
@@ -56,64 +57,116 @@ pub(super) enum SendError {
     },
 }
 
-/// What one replica has, and the way to it.
+/// What a replica needs next, and the way to it.
 pub(super) struct Sender {
     app: Arc<App>,
-    positions: PosMap,
+    /// Decides what is sent.
+    pub(super) session: Session,
+}
+
+/// How a pump ended.
+pub(super) enum Pumped {
+    /// Everything is sent.
+    Wait,
+    /// The session closed the stream.
+    Closed,
+}
+
+impl Sender {
+    pub(super) fn new(app: Arc<App>, session: Session) -> Self {
+        Self { app, session }
+    }
+
+    /// Does what the session says until it waits.
+    pub(super) fn pump(&mut self, out: ChannelWriter) -> Result<Pumped, SendError> {
+        let backend = Arc::clone(&self.app.backend);
+        let source =
+            StoreSource { backend: &*backend, found: RefCell::default(), failed: RefCell::default() };
+        let mut wire = Wire { app: &self.app, out, file_from: None };
+        loop {
+            let action = self.session.next(Timestamp::from_system(SystemTime::now()), &source);
+            if let Some((db, error)) = source.failed.take() {
+                return Err(SendError::Source { db, source: error });
+            }
+            match action {
+                Action::Frame(frame) => wire.frame(&frame)?,
+                Action::Entry { db, txid } => match source.take(&db, txid) {
+                    Ok(Some(entry)) => {
+                        let post = entry.post;
+                        wire.entry(&db, txid, entry)?;
+                        self.session.sent(post, &source);
+                    }
+                    Ok(None) => self.session.unavailable(),
+                    Err(error) => return Err(SendError::Source { db, source: error }),
+                },
+                Action::Snapshot { db, reason } => {
+                    tracing::info!("{db}: sending a snapshot: {}", reason.as_str());
+                    let pos = wire.snapshot(&db)?;
+                    self.session.sent(pos, &source);
+                }
+                Action::Wait => {
+                    wire.flush()?;
+                    return Ok(Pumped::Wait);
+                }
+                Action::Close => {
+                    wire.flush()?;
+                    return Ok(Pumped::Closed);
+                }
+            }
+        }
+    }
+}
+
+/// The store as the session asks for it. Keeps the entry that was looked at, and why a look failed.
+struct StoreSource<'a> {
+    backend: &'a dyn Backend,
+    found: RefCell<Option<(DbName, Txid, LogEntry)>>,
+    failed: RefCell<Option<(DbName, SourceError)>>,
+}
+
+impl StoreSource<'_> {
+    fn take(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError> {
+        match self.found.take() {
+            Some((d, t, entry)) if (&d, t) == (db, txid) => Ok(Some(entry)),
+            _ => self.backend.entry(db, txid),
+        }
+    }
+}
+
+impl Source for StoreSource<'_> {
+    fn pos(&self, db: &DbName) -> Option<Pos> {
+        self.backend.streamable(db)
+    }
+
+    fn log(&self, db: &DbName, txid: Txid) -> Option<LogFacts> {
+        match self.backend.entry(db, txid) {
+            Ok(entry) => {
+                let entry = entry?;
+                let facts = LogFacts { pre_apply: entry.pre, post: entry.post };
+                self.found.replace(Some((db.clone(), txid, entry)));
+                Some(facts)
+            }
+            Err(e) => {
+                self.failed.replace(Some((db.clone(), e)));
+                None
+            }
+        }
+    }
+
+    fn hwm(&self, db: &DbName) -> Option<Txid> {
+        Txid::new(self.backend.high_water_mark(db))
+    }
+}
+
+/// Frames and files on their way into the response.
+struct Wire<'a> {
+    app: &'a App,
     out: ChannelWriter,
     /// While a file is being sent: how many parts had been sent before it.
     file_from: Option<u64>,
 }
 
-impl Sender {
-    pub(super) fn new(app: Arc<App>, positions: PosMap, out: ChannelWriter) -> Self {
-        Self { app, positions, out, file_from: None }
-    }
-
-    /// What the replica has now.
-    pub(super) fn into_positions(self) -> PosMap {
-        self.positions
-    }
-
-    /// Brings these databases up to date.
-    pub(super) fn sync(&mut self, dirty: &BTreeSet<DbName>) -> Result<(), SendError> {
-        for db in dirty {
-            while self.step(db)? {}
-        }
-        self.flush()
-    }
-
-    /// Sends the next thing; `false` if there is nothing more.
-    fn step(&mut self, db: &DbName) -> Result<bool, SendError> {
-        let client = self.positions.get(db).copied().unwrap_or(Pos::ZERO);
-        let server = self.app.backend.streamable(db);
-        let mut found: Result<Option<LogEntry>, SourceError> = Ok(None);
-        let step = next_step(client, server, |txid| {
-            found = self.app.backend.entry(db, txid);
-            let entry = found.as_ref().ok()?.as_ref()?;
-            Some(LogFacts { pre_apply: entry.pre, post: entry.post })
-        });
-        let entry = found.map_err(|source| SendError::Source { db: db.clone(), source })?;
-        match (step, entry) {
-            (Step::UpToDate, _) | (Step::Entry { .. }, None) => return Ok(false),
-            (Step::DropDb, _) => {
-                self.positions.remove(db);
-                self.frame(&Frame::DropDb { db: db.clone() })?;
-                return Ok(false);
-            }
-            (Step::Entry { txid, post }, Some(entry)) => {
-                self.entry(db, txid, entry)?;
-                self.positions.insert(db.clone(), post);
-            }
-            (Step::Snapshot(why), _) => {
-                tracing::info!("{db}: sending a snapshot: {}", why.as_str());
-                let pos = self.snapshot(db)?;
-                self.positions.insert(db.clone(), pos);
-            }
-        }
-        Ok(true)
-    }
-
+impl Wire<'_> {
     fn entry(&mut self, db: &DbName, txid: Txid, entry: LogEntry) -> Result<(), SendError> {
         let facts = (txid, entry.pre, entry.post);
         let check = |header: &Header, post: Checksum| {
@@ -141,9 +194,6 @@ impl Sender {
                 return Err(SendError::Damaged { db: db.clone(), txid, what });
             }
         }
-        // One write a transaction: file, end and high-water mark leave together, and at once.
-        let hwm = Txid::new(self.app.backend.high_water_mark(db));
-        self.frame(&Frame::Hwm { db: db.clone(), txid: hwm })?;
         self.end()
     }
 
@@ -194,15 +244,18 @@ impl Sender {
         }
     }
 
-    /// A file begins: until [`Sender::end`], the stream can only be reset.
+    /// A file begins: until [`Wire::end`], the stream can only be reset.
     fn begin(&mut self, db: &DbName) -> Result<(), SendError> {
         self.file_from = Some(self.out.parts());
         self.frame(&Frame::Ltx { db: db.clone() })
     }
 
-    /// Sends everything out; the stream is between files again.
+    /// The file is complete. A large one leaves at once; small ones leave together with what follows (at
+    /// least the high-water mark), in one write, as soon as there is nothing more or a part is full.
     fn end(&mut self) -> Result<(), SendError> {
-        self.flush()?;
+        if self.file_from.is_some_and(|from| self.out.parts() > from) {
+            self.flush()?;
+        }
         self.file_from = None;
         Ok(())
     }

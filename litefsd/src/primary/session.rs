@@ -1,46 +1,43 @@
-//! One replica's stream: when to send what is new, Ready, heartbeats and the End frame.
+//! One replica's stream: feeds the core's session with changes and time, and waits.
 //!
-//! Owns the order of frames and the waiting; not their content (`send.rs`). Ends when the replica goes,
-//! the role or the port ends, or something fails; a failure resets the stream, so that no replica takes
-//! half a file for a whole one. Tested in `tests/tests/replication_net.rs`.
+//! Owns the waiting and the end of the stream; what is sent next is decided by
+//! `litefs_core::stream::Session` and done in `send.rs`. Ends when the replica goes, the role or the port
+//! ends, or something fails; a failure resets the stream, so that no replica takes half a file for a whole
+//! one. Tested in `tests/tests/replication_net.rs`.
 
-use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use litefs_core::stream::{Frame, PosMap};
-use litefs_types::{DbName, NodeId, Timestamp};
+use litefs_core::stream::session::HEARTBEAT_MS;
+use litefs_core::stream::{Filter, Frame, PosMap};
+use litefs_types::NodeId;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::changes::Subscription;
-use super::send::{SendError, Sender};
+use super::send::{Pumped, SendError, Sender};
 use crate::events::RoleView;
-use crate::http::channel::ChannelWriter;
+use crate::http::channel::{ChannelWriter, STALL_LIMIT};
 use crate::http::{Aborted, App, Part, until};
-
-/// Silence after which a heartbeat is sent; the original's number, and the resolution of its lag.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// For a single frame between files: a replica that does not take it for so long is cut off.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// See the module documentation.
 pub(super) struct Session {
     app: Arc<App>,
     peer: NodeId,
     subscription: Subscription,
-    positions: PosMap,
-    dirty: BTreeSet<DbName>,
+    sender: Option<Sender>,
     tx: mpsc::Sender<Part>,
 }
 
 /// How a session ended.
 enum End {
-    /// Regularly: the End frame follows.
+    /// Regularly, with the End frame still to be sent.
     Regular,
+    /// Regularly, with nothing left to send.
+    Closed,
     /// The replica has gone.
     Gone,
     /// In the middle of a file, or for a reason that the replica must not miss: reset.
@@ -54,13 +51,12 @@ impl Session {
         peer: NodeId,
         subscription: Subscription,
         positions: PosMap,
-        filter: Option<&HashSet<DbName>>,
+        filter: Filter,
         tx: mpsc::Sender<Part>,
     ) -> Self {
-        let wanted = |db: &DbName| filter.is_none_or(|f| f.contains(db));
-        let mut dirty: BTreeSet<DbName> = positions.keys().filter(|d| wanted(d)).cloned().collect();
-        dirty.extend(app.backend.databases().into_iter().filter(wanted));
-        Self { app, peer, subscription, positions, dirty, tx }
+        let session = litefs_core::stream::Session::new(positions, filter, app.backend.databases());
+        let sender = Some(Sender::new(Arc::clone(&app), session));
+        Self { app, peer, subscription, sender, tx }
     }
 
     /// Streams until the end.
@@ -76,10 +72,10 @@ impl Session {
         let last = match end {
             End::Regular => Some(Ok(Bytes::from(Frame::End.to_bytes()))),
             End::Reset => Some(Err(Aborted)),
-            End::Gone => None,
+            End::Closed | End::Gone => None,
         };
         if let Some(part) = last {
-            let _ = timeout(FRAME_TIMEOUT, self.tx.send(part)).await;
+            let _ = timeout(STALL_LIMIT, self.tx.send(part)).await;
         }
         self.app.stream_metrics.closed();
         tracing::info!(replica = %self.peer, "replica disconnected");
@@ -88,54 +84,39 @@ impl Session {
     async fn frames(&mut self) -> End {
         let mut role = self.app.node.watch_role();
         let mut stopping = self.app.stopping();
-        let mut ready_sent = false;
         loop {
-            let idle = self.dirty.is_empty();
-            if !idle && let Err(end) = self.sync(&mut role, &mut stopping).await {
+            if let Err(end) = self.pump(&mut role, &mut stopping).await {
                 return end;
-            }
-            let mut frames = Vec::new();
-            if !ready_sent {
-                Frame::Ready.encode(&mut frames);
-            }
-            if !ready_sent || idle {
-                Frame::Heartbeat(Timestamp::from_system(SystemTime::now())).encode(&mut frames);
-            }
-            ready_sent = true;
-            if !frames.is_empty() {
-                match timeout(FRAME_TIMEOUT, self.tx.send(Ok(frames.into()))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return End::Gone,
-                    Err(_) => return End::Reset,
-                }
             }
             tokio::select! {
                 biased;
-                () = until(&mut stopping) => return End::Regular,
-                () = demoted(&mut role) => return End::Regular,
-                () = self.subscription.changed() => self.dirty = self.subscription.take(),
-                () = sleep(HEARTBEAT) => {}
+                () = over(&mut role, &mut stopping) => return End::Regular,
+                () = self.subscription.changed() => {}
+                () = sleep(Duration::from_millis(HEARTBEAT_MS)) => {
+                    if let Some(sender) = &mut self.sender {
+                        sender.session.tick();
+                    }
+                }
             }
         }
     }
 
-    /// Sends what the dirty databases have new, on a thread that may block.
-    async fn sync(
+    /// Sends everything that is to be sent now, on a thread that may block.
+    async fn pump(
         &mut self,
         role: &mut watch::Receiver<RoleView>,
         stopping: &mut watch::Receiver<bool>,
     ) -> Result<(), End> {
-        // A sender that waits for a slow replica must hear of the end of the role or of the port.
+        let Some(mut sender) = self.sender.take() else { return Err(End::Reset) };
+        for db in self.subscription.take() {
+            sender.session.changed(&db);
+        }
+        // A thread that waits for a slow replica must hear of the end of the role or of the port.
         let stop = watch::Sender::new(false);
-        let mut sender = Sender::new(
-            Arc::clone(&self.app),
-            std::mem::take(&mut self.positions),
-            ChannelWriter::new(self.tx.clone(), Handle::current(), stop.subscribe()),
-        );
-        let dirty = std::mem::take(&mut self.dirty);
+        let out = ChannelWriter::new(self.tx.clone(), Handle::current(), stop.subscribe());
         let mut work = spawn_blocking(move || {
-            let result = sender.sync(&dirty);
-            (sender.into_positions(), result)
+            let result = sender.pump(out);
+            (sender, result)
         });
         let done = tokio::select! {
             biased;
@@ -145,10 +126,11 @@ impl Session {
                 work.await
             }
         };
-        let Ok((positions, result)) = done else { return Err(End::Reset) };
-        self.positions = positions;
+        let Ok((sender, result)) = done else { return Err(End::Reset) };
+        self.sender = Some(sender);
         match result {
-            Ok(()) => Ok(()),
+            Ok(Pumped::Wait) => Ok(()),
+            Ok(Pumped::Closed) => Err(End::Closed),
             Err(SendError::Stopped { within_file: false }) => Err(End::Regular),
             Err(SendError::Stopped { within_file: true }) => Err(End::Reset),
             Err(SendError::Gone) => Err(End::Gone),
@@ -160,13 +142,13 @@ impl Session {
     }
 }
 
+/// Waits until this node is not primary any more, or the port stops.
 async fn over(role: &mut watch::Receiver<RoleView>, stopping: &mut watch::Receiver<bool>) {
+    let demoted = async {
+        let _ = role.wait_for(|r| !r.is_primary).await;
+    };
     tokio::select! {
-        () = demoted(role) => {}
+        () = demoted => {}
         () = until(stopping) => {}
     }
-}
-
-async fn demoted(role: &mut watch::Receiver<RoleView>) {
-    let _ = role.wait_for(|r| !r.is_primary).await;
 }
