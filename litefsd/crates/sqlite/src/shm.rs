@@ -9,6 +9,8 @@
 
 use litefs_types::PageSize;
 
+use crate::wal_checksum::{ByteOrder, wal_checksum};
+
 /// Bytes of one header copy.
 pub const HEADER_LEN: usize = 48;
 /// Offset of the second copy. It is written first, so that the first one appears last.
@@ -133,14 +135,11 @@ impl CheckpointInfo {
     }
 }
 
-/// The checksum of both WAL formats over native 32-bit words; the length is a multiple of 8.
+/// The byte order of this machine: that of the index, and of the checksums of WALs written here.
+pub const NATIVE: ByteOrder = if cfg!(target_endian = "big") { ByteOrder::Big } else { ByteOrder::Little };
+
 fn native_checksum(b: &[u8]) -> [u32; 2] {
-    let (mut s0, mut s1) = (0u32, 0u32);
-    for w in b.chunks_exact(8) {
-        s0 = s0.wrapping_add(get(w, 0)).wrapping_add(s1);
-        s1 = s1.wrapping_add(get(w, 4)).wrapping_add(s0);
-    }
-    [s0, s1]
+    wal_checksum(NATIVE, [0; 2], b)
 }
 
 fn get(b: &[u8], at: usize) -> u32 {

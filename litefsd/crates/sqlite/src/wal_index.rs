@@ -7,7 +7,7 @@
 //!
 //! A block is handed in as a slice of [`BLOCK_LEN`] bytes. A shorter one reads as if zeros followed.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use crate::shm::PREFIX_LEN;
 
@@ -79,13 +79,13 @@ impl Changed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DamagedIndex;
 
-impl std::fmt::Display for DamagedIndex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Display for DamagedIndex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("the hash table of the WAL index has no free slot")
     }
 }
 
-impl std::error::Error for DamagedIndex {}
+impl core::error::Error for DamagedIndex {}
 
 /// Page number of entry `entry` (from 0) of a block; 0 if there is none.
 pub fn page_of(bytes: &[u8], block: u32, entry: u32) -> u32 {
