@@ -101,6 +101,13 @@ impl<W: Write> BodyWriter<W> {
         .map_err(LtxError::Io)
     }
 
+    pub(crate) fn writer_mut(&mut self) -> &mut W {
+        match self {
+            Self::Raw(w) => w,
+            Self::Lz4(w) => w.get_mut(),
+        }
+    }
+
     /// Ends the body.
     pub(crate) fn finish(self) -> Result<W> {
         match self {

@@ -85,6 +85,11 @@ impl<W: Write> Encoder<W> {
         self.pages
     }
 
+    /// The writer behind the encoder, to take out what was written so far. Writing to it is not allowed.
+    pub fn writer_mut(&mut self) -> &mut W {
+        self.body.writer_mut()
+    }
+
     /// Writes the end of the file, given the database checksum after the transaction.
     ///
     /// A snapshot must be complete and `post_apply` the checksum of its pages.

@@ -1,0 +1,144 @@
+//! Pages that are newer than the database file: in the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufReader};
+use std::sync::Arc;
+
+use litefs_ltx::{Decoder, LtxError};
+use litefs_types::{PageNo, Pos, Txid};
+
+use crate::log::{EntryReader, Log, LogEntry, LogError, Pin};
+
+/// Records that are kept open at once, each with a buffer and a page (at most 2 MiB in all).
+const OPEN_RECORDS: usize = 16;
+
+/// Where a snapshot looks for pages that the database file does not have.
+pub trait PageHistory: Send {
+    /// Reads the newest content of a page, as of the snapshot's position; `false` if none is known. Pages
+    /// are asked for in ascending order, some of them several times.
+    fn read(&mut self, page: PageNo, data: &mut [u8]) -> io::Result<bool>;
+}
+
+/// No history: the file has everything (after a checkpoint of everything, or in rollback modes).
+impl PageHistory for () {
+    fn read(&mut self, _page: PageNo, _data: &mut [u8]) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+/// The log's records after the position that the database file holds for sure, up to the snapshot's.
+///
+/// Keeps them from being trimmed by age. The index is made when the first page is asked for: it needs to
+/// read all of these records once.
+pub struct LogHistory {
+    log: Arc<Log>,
+    _pin: Pin,
+    from: Txid,
+    to: Option<Txid>,
+    /// Which record has the newest content of a page.
+    index: Option<HashMap<PageNo, Txid>>,
+    /// Records in use. Pages are wanted in the order in which records hold them, so each is read once.
+    open: BTreeMap<Txid, Record>,
+}
+
+/// A record and the page that was read last.
+struct Record {
+    decoder: Decoder<BufReader<EntryReader>>,
+    page: Option<PageNo>,
+    data: Vec<u8>,
+}
+
+impl LogHistory {
+    /// Of the records after `floor`, up to `to`.
+    pub fn new(log: Arc<Log>, floor: Pos, to: Pos) -> Self {
+        let from = floor.next_txid();
+        Self { _pin: log.pin(from), log, from, to: to.txid(), index: None, open: BTreeMap::new() }
+    }
+
+    fn entry(&self, txid: Txid) -> io::Result<Option<LogEntry>> {
+        self.log.get(txid).map_err(from_log)
+    }
+
+    fn build_index(&self) -> io::Result<HashMap<PageNo, Txid>> {
+        let mut index = HashMap::new();
+        let mut data = Vec::new();
+        let Some(to) = self.to else { return Ok(index) };
+        let mut txid = self.from.max(self.log.first().unwrap_or(self.from));
+        while txid <= to {
+            let Some(entry) = self.entry(txid)? else {
+                // Trimmed by size meanwhile: what was in it cannot be found, nor is it needed if it is in the file.
+                txid = txid.next().max(self.log.first().unwrap_or(to.next()));
+                continue;
+            };
+            let mut decoder = open(&entry)?;
+            while let Some(info) = decoder.next_page(&mut data).map_err(from_ltx)? {
+                index.insert(info.page, txid);
+            }
+            txid = entry.max_txid().next();
+        }
+        Ok(index)
+    }
+
+    /// Puts the record to `page` or behind it.
+    fn seek(&mut self, txid: Txid, page: PageNo) -> io::Result<Option<&Record>> {
+        let rewind = self.open.get(&txid).is_some_and(|r| r.page.is_none_or(|p| p > page));
+        if rewind || !self.open.contains_key(&txid) {
+            let Some(entry) = self.entry(txid)? else { return Ok(None) };
+            if self.open.len() >= OPEN_RECORDS && !rewind {
+                self.open.pop_first();
+            }
+            let mut record = Record { decoder: open(&entry)?, page: None, data: Vec::new() };
+            record.advance()?;
+            self.open.insert(txid, record);
+        }
+        let Some(record) = self.open.get_mut(&txid) else { return Ok(None) };
+        while record.page.is_some_and(|p| p < page) {
+            record.advance()?;
+        }
+        Ok(Some(record))
+    }
+}
+
+impl PageHistory for LogHistory {
+    fn read(&mut self, page: PageNo, data: &mut [u8]) -> io::Result<bool> {
+        let index = match self.index.take() {
+            Some(index) => index,
+            None => self.build_index()?,
+        };
+        let txid = index.get(&page).copied();
+        self.index = Some(index);
+        let Some(txid) = txid else { return Ok(false) };
+        match self.seek(txid, page)? {
+            Some(record) if record.page == Some(page) && record.data.len() == data.len() => {
+                data.copy_from_slice(&record.data);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Record {
+    fn advance(&mut self) -> io::Result<()> {
+        self.page = self.decoder.next_page(&mut self.data).map_err(from_ltx)?.map(|i| i.page);
+        Ok(())
+    }
+}
+
+fn open(entry: &LogEntry) -> io::Result<Decoder<BufReader<EntryReader>>> {
+    Decoder::new(BufReader::with_capacity(64 * 1024, entry.reader())).map_err(from_ltx)
+}
+
+fn from_ltx(e: LtxError) -> io::Error {
+    match e {
+        LtxError::Io(e) => e,
+        e => io::Error::new(io::ErrorKind::InvalidData, e),
+    }
+}
+
+fn from_log(e: LogError) -> io::Error {
+    match e {
+        LogError::Io { source, .. } => source,
+        e => io::Error::other(e),
+    }
+}
