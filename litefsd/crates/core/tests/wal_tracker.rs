@@ -1,6 +1,8 @@
 //! The WAL tracker against real WAL files and against a model of SQLite's writer, with every write cut
 //! into arbitrary pieces.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // the lints know `#[test]` functions, not their helpers
+
 mod common;
 
 use std::fs;

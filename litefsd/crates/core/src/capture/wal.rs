@@ -105,7 +105,7 @@ pub struct WalTracker {
     published_at: u64,
     /// Last frames of the prepared transactions, ascending.
     prepared: Vec<u32>,
-    /// Counts the writes of frame headers in this generation.
+    /// Counts the writes of frame headers.
     clock: u64,
     /// The checksum of the frame that is just coming in.
     run: Option<Run>,
@@ -304,7 +304,6 @@ impl WalTracker {
         self.published = 0;
         self.published_at = 0;
         self.prepared.clear();
-        self.clock = 0;
         self.run = None;
     }
 

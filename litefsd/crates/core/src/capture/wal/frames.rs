@@ -26,9 +26,8 @@ pub(super) struct Frame {
     header: [u8; FRAME_HEADER_LEN],
     /// The checksum chain after this frame; right while the frame is verified.
     pub(super) chain: [u32; 2],
-    /// When the first byte of the header was written last, in header writes of this generation. A
-    /// header that is older than one in front of it is a leftover: SQLite writes headers in ascending
-    /// order.
+    /// When the first byte of the header was written last, counted in header writes. A header that is
+    /// older than one in front of it is a leftover: SQLite writes headers in ascending order.
     pub(super) written_at: u64,
     /// Bits 0 to 23: the header bytes written since its first byte was. Above: the flags.
     state: u32,
