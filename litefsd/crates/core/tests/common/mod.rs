@@ -5,4 +5,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // the lints know `#[test]` functions, not their helpers
 
 pub mod follower;
+pub mod recorder;
 pub mod writer;
