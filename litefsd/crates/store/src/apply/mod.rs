@@ -23,4 +23,4 @@ pub mod wal_writer;
 pub use drop_files::drop_files;
 pub use error::{ApplyError, Blocker};
 pub use replace::{Replaced, replace_all};
-pub use source::PageSource;
+pub use source::{PageSink, PageSource};

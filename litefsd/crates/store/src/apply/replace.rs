@@ -7,7 +7,7 @@ use litefs_types::{PageNo, PageSize};
 use super::locks::Exclusive;
 use super::rollback_writer::{remove, write_image};
 use super::wal_writer::{WalSync, WalWriter, Written};
-use super::{ApplyError, PageSource};
+use super::{ApplyError, PageSink, PageSource};
 use crate::own_mount::{FileKind, OwnMount};
 
 /// How a database was replaced.
@@ -89,10 +89,7 @@ struct Watched<'a> {
 }
 
 impl PageSource for Watched<'_> {
-    fn for_each(
-        &mut self,
-        f: &mut dyn FnMut(PageNo, &[u8]) -> Result<(), ApplyError>,
-    ) -> Result<(), ApplyError> {
+    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError> {
         let Self { source, wal_mode } = self;
         source.for_each(&mut |page, data| {
             if page == PageNo::FIRST {

@@ -4,6 +4,9 @@ use litefs_types::{PageNo, PageSize};
 
 use super::ApplyError;
 
+/// Takes the pages of a transaction one by one; its first error ends the transaction.
+pub type PageSink<'a> = &'a mut dyn FnMut(PageNo, &[u8]) -> Result<(), ApplyError>;
+
 /// The pages of one transaction, in ascending order, each once.
 ///
 /// Streamed: a transaction may be larger than memory. What fails in the source itself is
@@ -11,17 +14,11 @@ use super::ApplyError;
 pub trait PageSource {
     /// Hands every page to `f`, and stops at its first error. Called at most once per apply, after all
     /// locks were had.
-    fn for_each(
-        &mut self,
-        f: &mut dyn FnMut(PageNo, &[u8]) -> Result<(), ApplyError>,
-    ) -> Result<(), ApplyError>;
+    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError>;
 }
 
 impl PageSource for &[(PageNo, Vec<u8>)] {
-    fn for_each(
-        &mut self,
-        f: &mut dyn FnMut(PageNo, &[u8]) -> Result<(), ApplyError>,
-    ) -> Result<(), ApplyError> {
+    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError> {
         self.iter().try_for_each(|(page, data)| f(*page, data))
     }
 }

@@ -1,7 +1,8 @@
 //! Applying transactions through [`PlainMount`](litefs_store::plain_mount::PlainMount) while real SQLite,
 //! of two versions and in other processes, has the same files open.
 
-#![allow(unreachable_pub)] // every module of a test binary is private
+// Helpers of tests are no tests themselves, and every module of a test binary is private.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::many_single_char_names, unreachable_pub)]
 
 mod client;
 mod modes;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use litefs_sqlite::lock_bytes::Lock;
-use litefs_store::apply::{ApplyError, Blocker, PageSource, drop_files, rollback_writer};
+use litefs_store::apply::{ApplyError, Blocker, PageSink, PageSource, drop_files, rollback_writer};
 use litefs_store::own_mount::{FileKind, LockKind, OwnMount, Probe};
 use litefs_store::plain_mount::PlainMount;
 use litefs_types::PageNo;
@@ -119,10 +119,7 @@ fn a_stale_journal_is_removed_and_not_played_back() {
 struct Breaks<'a>(&'a Tx, usize);
 
 impl PageSource for Breaks<'_> {
-    fn for_each(
-        &mut self,
-        f: &mut dyn FnMut(PageNo, &[u8]) -> Result<(), ApplyError>,
-    ) -> Result<(), ApplyError> {
+    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError> {
         self.0.pages.iter().take(self.1).try_for_each(|(page, data)| f(*page, data))?;
         Err(ApplyError::Source("the file is short".into()))
     }

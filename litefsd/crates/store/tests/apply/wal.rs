@@ -1,19 +1,22 @@
 //! Databases with a WAL: locks, index, restart, checkpoint, hand-over.
 
 use std::io;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use litefs_sqlite::lock_bytes::Lock;
 use litefs_sqlite::shm::{CheckpointInfo, IndexHeader};
 use litefs_sqlite::wal_index::{BLOCK_LEN, entries_in, lookup, page_of};
 use litefs_store::apply::wal_writer::{WalSync, WalWriter, Written};
-use litefs_store::apply::{ApplyError, Blocker, PageSource, rollback_writer};
+use litefs_store::apply::{ApplyError, Blocker, PageSink, PageSource, rollback_writer};
 use litefs_store::own_mount::{FileKind, LockKind, OwnMount, Probe};
+use litefs_store::plain_mount::PlainMount;
 use litefs_types::PageNo;
 
 use crate::client::{Client, Version};
 use crate::primary::{CHECK, Primary, Replica, Tx, in_ms, soon};
 
+#[allow(clippy::unnecessary_wraps)] // what a checkpoint calls may fail
 pub fn log_is_durable() -> io::Result<()> {
     Ok(())
 }
@@ -293,10 +296,7 @@ fn held_by(c: &Client) -> Probe {
 struct Fails<'a>(&'a Tx, usize);
 
 impl PageSource for Fails<'_> {
-    fn for_each(
-        &mut self,
-        f: &mut dyn FnMut(PageNo, &[u8]) -> Result<(), ApplyError>,
-    ) -> Result<(), ApplyError> {
+    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError> {
         self.0.pages.iter().take(self.1).try_for_each(|(page, data)| f(*page, data))?;
         Err(ApplyError::Source("the file is short".into()))
     }
@@ -326,8 +326,7 @@ fn a_failed_transaction_is_invisible_and_may_be_repeated() {
     assert!(matches!(error, ApplyError::Io { .. }), "{error}");
     assert_eq!(r.image(), image);
     for lock in [Lock::WalRead(0), Lock::WalCkpt] {
-        let other =
-            litefs_store::plain_mount::PlainMount::new(r.dir.path().to_owned(), "db".parse().unwrap());
+        let other = PlainMount::new(r.dir.path().to_owned(), "db".parse().unwrap());
         other.open(FileKind::Shm, false).unwrap();
         assert_eq!(other.probe(lock, LockKind::Exclusive), Probe::Free, "{lock:?}");
     }
@@ -371,4 +370,110 @@ fn a_truncated_or_missing_index_is_no_valid_header() {
     write(&r, &w, &p.update(1..30, 61));
     let mut c = Client::new(Version::Bundled, &r.path());
     assert_eq!(c.one(CHECK), "ok|3");
+}
+
+#[test]
+fn a_wal_with_a_broken_chain_is_emptied() {
+    let mut p = Primary::new(4096, "wal");
+    let (r, w) = start(&mut p);
+    write(&r, &w, &p.update(1..60, 100));
+    let last = write(&r, &w, &p.update(1..60, 101)).last_frame;
+    w.detach(&r.mount, soon()).unwrap();
+    // A connection keeps the index; SQLite 3.40 leaves frame headers like this one.
+    let mut c = Client::new(Version::Bundled, &r.path());
+    assert_eq!(c.one(CHECK), "ok|3");
+    let at = litefs_sqlite::wal::frame_offset(last, p.page_size) + 8;
+    r.mount.write_all_at(FileKind::Wal, &[0; 16], at).unwrap();
+    let w = WalWriter::attach(&r.mount, p.page_size, soon()).unwrap();
+    assert!(w.position().chain_broken && w.needs_checkpoint());
+    write(&r, &w, &p.update(1..60, 102));
+    assert_eq!(c.one(CHECK), "ok|4");
+    checkpoint_all(&r, &w);
+    assert!(!w.position().chain_broken);
+    assert_eq!(std::fs::metadata(r.mount.path(FileKind::Wal)).unwrap().len(), 0);
+    assert_eq!(c.one(CHECK), "ok|4");
+    write(&r, &w, &p.update(1..60, 103));
+    assert_eq!(c.one(CHECK), "ok|5");
+}
+
+/// Counts what would be FUSE requests.
+struct Counting<'a>(&'a PlainMount, Mutex<Vec<(&'static str, FileKind, usize)>>);
+
+impl Counting<'_> {
+    fn note(&self, what: &'static str, file: FileKind, len: usize) {
+        self.1.lock().unwrap().push((what, file, len));
+    }
+}
+
+impl OwnMount for Counting<'_> {
+    fn probe(&self, lock: Lock, kind: LockKind) -> Probe {
+        self.0.probe(lock, kind)
+    }
+    fn open(&self, file: FileKind, create: bool) -> io::Result<bool> {
+        self.0.open(file, create)
+    }
+    fn close(&self, file: FileKind) {
+        self.0.close(file);
+    }
+    fn try_lock(&self, lock: Lock, kind: LockKind) -> io::Result<bool> {
+        self.0.try_lock(lock, kind)
+    }
+    fn unlock(&self, lock: Lock) -> io::Result<()> {
+        self.0.unlock(lock)
+    }
+    fn read_at(&self, file: FileKind, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.note("read", file, buf.len());
+        self.0.read_at(file, buf, offset)
+    }
+    fn write_all_at(&self, file: FileKind, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.note("write", file, buf.len());
+        self.0.write_all_at(file, buf, offset)
+    }
+    fn set_len(&self, file: FileKind, len: u64) -> io::Result<()> {
+        self.note("truncate", file, 0);
+        self.0.set_len(file, len)
+    }
+    fn len(&self, file: FileKind) -> io::Result<u64> {
+        self.0.len(file)
+    }
+    fn sync(&self, file: FileKind) -> io::Result<()> {
+        self.note("sync", file, 0);
+        self.0.sync(file)
+    }
+    fn unlink(&self, file: FileKind) -> io::Result<()> {
+        self.0.unlink(file)
+    }
+}
+
+#[test]
+fn a_small_transaction_is_five_writes_and_a_large_one_comes_in_batches() {
+    let mut p = Primary::new(4096, "wal");
+    let (r, w) = start(&mut p);
+    write(&r, &w, &p.update(1..60, 100));
+    let tx = p.update(5..6, 100);
+    let mount = Counting(&r.mount, Mutex::default());
+    w.write_tx(&mount, &mut tx.source(), tx.commit, WalSync::No).unwrap();
+    let done: Vec<_> = std::mem::take(&mut *mount.1.lock().unwrap());
+    let n = tx.pages.len();
+    assert_eq!(done[0], ("read", FileKind::Shm, 136));
+    assert_eq!(done[1], ("write", FileKind::Wal, n * (24 + 4096)));
+    assert_eq!(done[2], ("write", FileKind::Shm, n * 4));
+    assert!(done[3].1 == FileKind::Shm && done[3].2 <= 16384, "{done:?}");
+    assert_eq!(done[4..], [("write", FileKind::Shm, 48), ("write", FileKind::Shm, 48)]);
+
+    let big = p.update(1..9000, 900);
+    assert!(big.pages.len() > 1500);
+    w.write_tx(&mount, &mut big.source(), big.commit, WalSync::Yes).unwrap();
+    let done: Vec<_> = std::mem::take(&mut *mount.1.lock().unwrap());
+    let to_wal: Vec<usize> =
+        done.iter().filter(|d| d.0 == "write" && d.1 == FileKind::Wal).map(|d| d.2).collect();
+    assert!(to_wal.iter().all(|len| *len <= 1 << 20), "{to_wal:?}");
+    assert_eq!(to_wal.len(), (big.pages.len() * 4120).div_ceil((1 << 20) / 4120 * 4120), "{to_wal:?}");
+    assert_eq!(done.iter().filter(|d| d.0 == "sync").count(), 1, "once, behind the commit frame");
+    w.checkpoint(&mount, &log_is_durable).unwrap();
+    let done: Vec<_> = std::mem::take(&mut *mount.1.lock().unwrap());
+    let to_db: Vec<usize> =
+        done.iter().filter(|d| d.0 == "write" && d.1 == FileKind::Database).map(|d| d.2).collect();
+    assert!(to_db.len() < 20, "{to_db:?}");
+    assert_eq!(r.image(), p.image);
 }

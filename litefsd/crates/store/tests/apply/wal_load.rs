@@ -59,7 +59,8 @@ fn fifty_thousand_frames_under_readers() {
             let mut complete = 0;
             while !over.load(Ordering::Relaxed) {
                 if w.needs_checkpoint() {
-                    complete += u32::from(w.checkpoint(&r.mount, &log_is_durable).unwrap().complete);
+                    let c = w.checkpoint(&r.mount, &log_is_durable).unwrap();
+                    complete += u32::from(c.complete);
                 }
                 std::thread::sleep(Duration::from_millis(3));
             }
@@ -86,10 +87,11 @@ fn fifty_thousand_frames_under_readers() {
             "{frames} frames, {i} transactions, {restarts} restarts, {complete} complete checkpoints, looks {looks:?}, slowest apply {slowest:?}"
         );
         assert!(looks.iter().all(|n| *n > 10), "{looks:?}");
-        assert!(restarts > 2, "the WAL never restarted");
+        assert!(restarts > 1, "the WAL never restarted");
     });
     let c = w.checkpoint(&r.mount, &log_is_durable).unwrap();
     assert!(c.complete, "{c:?}");
     assert!(r.image() == p.image, "the file is what the primary has, byte for byte");
     assert!(r.has(FileKind::Wal));
+    assert!(write(&r, &w, &p.update(1..5, 60)).restarted, "nobody needs the old frames");
 }

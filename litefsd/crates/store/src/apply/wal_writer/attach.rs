@@ -10,6 +10,7 @@ use litefs_sqlite::wal::{FRAME_HEADER_LEN, FRAME_SUMMED_LEN, FrameHeader, WalHea
 use litefs_sqlite::wal_checksum::{ByteOrder, wal_checksum};
 use litefs_types::PageSize;
 
+use super::checkpoint::RESTART_FRAMES;
 use super::frames::{read_frame_header, read_wal_header};
 use super::{State, WalPosition, WalWriter, index};
 use crate::apply::image::BATCH_BYTES;
@@ -71,6 +72,7 @@ fn attach_shared(mount: &dyn OwnMount, page_size: PageSize, deadline: Instant) -
         chain_broken: false,
         block: None,
         checkpointing: false,
+        wait_from: RESTART_FRAMES,
         buf: Vec::new(),
     };
     match index::read_prefix(mount)?.0 {

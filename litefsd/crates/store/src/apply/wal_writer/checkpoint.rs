@@ -4,7 +4,8 @@
 //! Does not own: when to do it, and the durability of the log (`before` in [`WalWriter::checkpoint`]).
 //!
 //! A checkpoint that runs beside an apply never catches up: there is always one more transaction, so the
-//! WAL would never restart. Therefore the first rounds run beside it and the last, short one stops it.
+//! WAL would never restart. Therefore a checkpoint of a WAL that grew too long stops the apply for its last,
+//! short round, and while the last readers of older snapshots leave.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use litefs_sqlite::lock_bytes::Lock;
 use litefs_sqlite::shm::READ_MARK_UNUSED;
-use litefs_sqlite::wal::frame_data_offset;
+use litefs_sqlite::wal::{frame_data_offset, frame_offset};
 use litefs_types::PageSize;
 
 use super::{CHECKPOINT_FRAMES, HARD_WAL_BYTES, State, WalWriter, index};
@@ -21,14 +22,18 @@ use crate::apply::locks::Backoff;
 use crate::apply::{ApplyError, Blocker, locks};
 use crate::own_mount::{FileKind, LockKind, OwnMount};
 
-/// Rounds that run beside an apply.
-const FREE_ROUNDS: u32 = 2;
-/// Most frames of the round that stops the apply: some milliseconds.
+/// Rounds of one checkpoint: beside a fast apply the last ones get shorter and shorter.
+const ROUNDS: u32 = 8;
+/// Most frames of a round that stops the apply: some milliseconds, and one sync of the database.
 const LAST_ROUND_FRAMES: u32 = 2 * CHECKPOINT_FRAMES;
-/// From so many frames on, a complete checkpoint waits for readers to leave the WAL, so that it restarts.
-const RESTART_FRAMES: u32 = 10 * CHECKPOINT_FRAMES;
+/// How long a checkpoint of somebody else is waited for.
+const CKPT_WAIT: Duration = Duration::from_millis(10);
+/// From so many frames on a checkpoint waits for readers to leave the WAL, so that it can restart.
+pub(super) const RESTART_FRAMES: u32 = 10 * CHECKPOINT_FRAMES;
 /// How long it waits, and the apply with it.
 const RESTART_WAIT: Duration = Duration::from_millis(20);
+/// If that was in vain: frames until it waits again.
+const RESTART_AGAIN: u32 = RESTART_FRAMES / 4;
 
 /// How far a checkpoint came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,9 +70,8 @@ impl WalWriter {
     /// Copies what no reader prevents from being copied. For a background task.
     ///
     /// `before` makes the log durable up to the last applied transaction: no page may reach the database
-    /// file before. It must not call into this writer. With 0 frames copied the WAL is as it was; a failure
-    /// leaves the WAL in charge of every page that it was copying. [`ApplyError::Cancelled`]: the writer was
-    /// wanted for something else.
+    /// file before. It must not call into this writer. A failure leaves the WAL in charge of every page
+    /// that was being copied. [`ApplyError::Cancelled`]: the writer was wanted for something else.
     pub fn checkpoint(
         &self,
         mount: &dyn OwnMount,
@@ -76,34 +80,25 @@ impl WalWriter {
         let goal = {
             let mut state = self.lock_state();
             state.check_attached()?;
-            if state.checkpointing || !locks::try_lock(mount, Lock::WalCkpt, LockKind::Exclusive)? {
-                let backfilled = state.refresh(mount)?.backfill;
-                let blocked = locks::blocker(mount, Lock::WalCkpt, LockKind::Exclusive);
-                return Ok(state.outcome(backfilled, state.header.mx_frame, Some(blocked)));
+            if state.checkpointing {
+                return state.blocked(mount, Blocker { lock: Lock::WalCkpt, pid: Some(std::process::id()) });
             }
             state.checkpointing = true;
             self.cancel.store(false, Ordering::Release);
             state.header.mx_frame
         };
-        let result = self.rounds(mount, before, goal);
+        let locked = locks::acquire(mount, Lock::WalCkpt, LockKind::Exclusive, Instant::now() + CKPT_WAIT);
+        let result = locked.and_then(|()| {
+            let result = self.rounds(mount, before, goal);
+            locks::unlock(mount, Lock::WalCkpt);
+            result
+        });
         let mut state = self.lock_state();
         state.checkpointing = false;
-        locks::unlock(mount, Lock::WalCkpt);
-        let (backfilled, blocked) = result?;
-        let outcome = state.outcome(backfilled, goal, blocked);
-        if let Some(holder) = blocked
-            && litefs_sqlite::wal::frame_offset(outcome.mx_frame, state.page_size) > HARD_WAL_BYTES
-        {
-            tracing::warn!(pid = holder.pid, lock = ?holder.lock, frames = outcome.mx_frame,
-                "a reader keeps the WAL from being checkpointed");
+        match result {
+            Err(ApplyError::Blocked(by)) => state.blocked(mount, by),
+            result => result,
         }
-        if blocked.is_none() && backfilled == state.header.mx_frame && state.header.mx_frame >= RESTART_FRAMES
-        {
-            // New readers use mark 0 now; the others only have to finish.
-            let mut backoff = Backoff::new(Instant::now() + RESTART_WAIT);
-            while !state.restart_if_unused(mount, backfilled)? && backoff.pause() {}
-        }
-        Ok(outcome)
     }
 
     fn rounds(
@@ -111,38 +106,47 @@ impl WalWriter {
         mount: &dyn OwnMount,
         before: &dyn Fn() -> io::Result<()>,
         goal: u32,
-    ) -> Result<(u32, Option<Blocker>), ApplyError> {
-        for _ in 0..FREE_ROUNDS {
-            let planned = self.lock_state().plan(mount)?;
-            let round = match planned {
-                Plan::Round(round) => round,
-                Plan::Nothing { backfilled, blocked } => return Ok((backfilled, blocked)),
-            };
-            let copied = self.copy(mount, before, &round);
-            let mut state = self.lock_state();
-            let ended = copied.and_then(|()| state.end_round(mount, &round));
-            locks::unlock(mount, Lock::WalRead(0));
-            ended?;
-        }
+    ) -> Result<Checkpoint, ApplyError> {
         let mut state = self.lock_state();
-        let behind = state.header.mx_frame.saturating_sub(state.refresh(mount)?.backfill);
-        let too_long = state.header.mx_frame > RESTART_FRAMES;
-        if behind > LAST_ROUND_FRAMES && !too_long {
-            let backfilled = state.header.mx_frame - behind;
-            return Ok((backfilled.min(goal), None));
+        // With the apply stopped, new readers take the newest snapshot and the old ones only have to end.
+        let patient = state.header.mx_frame >= state.wait_from || state.chain_broken;
+        let mut patience = Backoff::new(Instant::now() + if patient { RESTART_WAIT } else { Duration::ZERO });
+        let (mut backfilled, mut blocked) = (0, None);
+        for n in 0..ROUNDS {
+            match state.plan(mount)? {
+                Plan::Nothing { backfilled: reached, blocked: by } => {
+                    (backfilled, blocked) = (reached, by);
+                    if by.is_none() || !patience.pause() {
+                        break;
+                    }
+                }
+                Plan::Round(round) => {
+                    let copied = if patient && n > 0 && round.to - round.from <= LAST_ROUND_FRAMES {
+                        copy(mount, before, &round, state.page_size, None)
+                    } else {
+                        let page_size = state.page_size;
+                        drop(state);
+                        let copied = copy(mount, before, &round, page_size, Some(&self.cancel));
+                        state = self.lock_state();
+                        copied
+                    };
+                    let ended = copied.and_then(|()| state.end_round(mount, &round));
+                    locks::unlock(mount, Lock::WalRead(0));
+                    ended?;
+                    (backfilled, blocked) = (round.to, round.blocked);
+                }
+            }
         }
-        state.round_in_place(mount, before)
-    }
-
-    /// The long part, beside everything else.
-    fn copy(
-        &self,
-        mount: &dyn OwnMount,
-        before: &dyn Fn() -> io::Result<()>,
-        round: &Round,
-    ) -> Result<(), ApplyError> {
-        let page_size = self.lock_state().page_size;
-        copy(mount, before, round, page_size, Some(&self.cancel))
+        let outcome = state.outcome(backfilled, goal, blocked);
+        state.checkpointing = false;
+        if patient {
+            state.wait_from = state.header.mx_frame.saturating_add(RESTART_AGAIN);
+            while backfilled == state.header.mx_frame
+                && !state.restart_if_unused(mount, backfilled)?
+                && patience.pause()
+            {}
+        }
+        Ok(outcome)
     }
 }
 
@@ -152,7 +156,18 @@ enum Plan {
 }
 
 impl State {
+    fn blocked(&mut self, mount: &dyn OwnMount, by: Blocker) -> Result<Checkpoint, ApplyError> {
+        let backfilled = self.refresh(mount)?.backfill;
+        Ok(self.outcome(backfilled, self.header.mx_frame, Some(by)))
+    }
+
     fn outcome(&self, backfilled: u32, goal: u32, blocked_by: Option<Blocker>) -> Checkpoint {
+        if let Some(holder) = blocked_by
+            && frame_offset(self.header.mx_frame, self.page_size) > HARD_WAL_BYTES
+        {
+            tracing::warn!(pid = holder.pid, lock = ?holder.lock, frames = self.header.mx_frame,
+                "a reader keeps the WAL from being checkpointed");
+        }
         Checkpoint { backfilled, mx_frame: self.header.mx_frame, complete: backfilled >= goal, blocked_by }
     }
 

@@ -96,6 +96,8 @@ pub(super) struct State {
     block: Option<(u32, Box<[u8]>)>,
     /// A checkpoint is copying: frames must stay where they are.
     checkpointing: bool,
+    /// Frames from which a checkpoint waits for readers.
+    wait_from: u32,
     /// Reused for every transaction, at most a batch and a frame long.
     buf: Vec<u8>,
 }

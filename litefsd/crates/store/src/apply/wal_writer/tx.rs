@@ -7,6 +7,7 @@ use litefs_sqlite::wal_checksum::ByteOrder;
 use litefs_sqlite::wal_index::{block_of, lookup};
 use rand::Rng as _;
 
+use super::checkpoint::RESTART_FRAMES;
 use super::frames::FrameWriter;
 use super::{State, WalPosition, WalSync, WalWriter, index};
 use crate::apply::source::PageCheck;
@@ -180,7 +181,7 @@ impl State {
             locks::unlock(mount, Lock::WalRead(n));
         }
         if matches!(result, Ok(true)) {
-            self.shorten_wal(mount);
+            self.shorten_wal(mount)?;
         }
         result
     }
@@ -190,6 +191,7 @@ impl State {
         let header = IndexHeader { mx_frame: 0, salt: next_salt(self.header.salt), ..self.header };
         index::write_header(mount, &header)?;
         self.header = header;
+        self.wait_from = RESTART_FRAMES;
         index::put_backfill(mount, 0)?;
         index::put_backfill_attempted(mount, 0)?;
         index::put_read_mark(mount, 1, 0)?;
@@ -199,13 +201,16 @@ impl State {
         Ok(())
     }
 
-    fn shorten_wal(&self, mount: &dyn OwnMount) {
-        // With no frame in the index nobody reads the file. Failing costs only disk space.
-        if mount.len(FileKind::Wal).is_ok_and(|n| n > KEEP_WAL_BYTES)
-            && let Err(error) = mount.set_len(FileKind::Wal, 0)
+    /// Empties the file after a restart where it pays or must be. With no frame in the index nobody reads it.
+    fn shorten_wal(&mut self, mount: &dyn OwnMount) -> Result<(), ApplyError> {
+        // What is valid of a broken chain is an older state, which a recovery must not find.
+        if self.chain_broken
+            || mount.len(FileKind::Wal).map_err(ApplyError::io("size the WAL"))? > KEEP_WAL_BYTES
         {
-            tracing::warn!(%error, "cannot truncate a large WAL");
+            mount.set_len(FileKind::Wal, 0).map_err(ApplyError::io("truncate the WAL"))?;
+            self.chain_broken = false;
         }
+        Ok(())
     }
 
     /// The header of a WAL that starts over. New salts each time, so that no frame of an earlier
