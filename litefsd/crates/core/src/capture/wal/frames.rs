@@ -11,6 +11,10 @@ use litefs_sqlite::wal::{FRAME_HEADER_LEN, FrameHeader};
 /// gaps; a frame that is not followed is still found through the WAL index.
 pub(super) const MAX_AHEAD: u32 = 1024;
 
+/// Entries for which the memory is kept when the table becomes empty: 768 KiB. A larger transaction
+/// gives its memory back.
+const KEEP_CAPACITY: usize = 16_384;
+
 /// All bytes of a frame header.
 const HEADER_COMPLETE: u32 = (1 << FRAME_HEADER_LEN) - 1;
 /// The last byte of the page was written.
@@ -107,6 +111,7 @@ impl Frames {
     pub(super) fn reset(&mut self, base: u32) {
         self.base = base;
         self.frames.clear();
+        self.release_memory();
     }
 
     /// Frames that are known to exist, the published ones included.
@@ -141,6 +146,13 @@ impl Frames {
         let n = (frame.saturating_sub(self.base) as usize).min(self.frames.len());
         self.frames.drain(..n);
         self.base = self.base.max(frame);
+        self.release_memory();
+    }
+
+    fn release_memory(&mut self) {
+        if self.frames.is_empty() && self.frames.capacity() > KEEP_CAPACITY {
+            self.frames = Vec::new();
+        }
     }
 
     fn index(&self, frame: u32) -> Option<usize> {
