@@ -59,6 +59,69 @@ fn wal_to_rollback_and_back_with_a_reader_in_the_way() {
     assert_eq!(c.one("PRAGMA journal_mode"), "wal");
 }
 
+/// The daemon as one more writer of a primary's database: import, and whatever else is not an application.
+#[test]
+fn daemon_and_applications_take_turns() {
+    let mut p = Primary::new(1024, "wal");
+    let (r, w) = start(&mut p);
+    w.detach(&r.mount, soon()).unwrap();
+    let mut clients = vec![Client::new(Version::Bundled, &r.path())];
+    clients.extend(Client::system(&r.path()));
+    for (i, c) in clients.iter_mut().enumerate() {
+        c.run(&format!(
+            "PRAGMA busy_timeout=1000; PRAGMA wal_autocheckpoint={}; SELECT * FROM meta",
+            20 + 40 * i
+        ));
+    }
+    let (mut rows, mut restarts) = (0, 0);
+    for round in 0..60u32 {
+        let turn = round as usize % clients.len();
+        let said = clients[turn].run(&format!(
+            "INSERT INTO t VALUES({},0,zeroblob({}))",
+            10_000 + round,
+            50 * round
+        ));
+        assert_eq!(said, Vec::<String>::new());
+        rows += 1;
+        if round % 7 == 0 {
+            let mut dies = Client::new(Version::Bundled, &r.path());
+            dies.run("PRAGMA cache_size=2; BEGIN; UPDATE t SET pad=zeroblob(400);");
+            dies.kill();
+        }
+        // What the daemon writes follows from the state that it finds under WRITE.
+        let w = WalWriter::attach(&r.mount, p.page_size, soon()).unwrap();
+        assert!(!w.position().chain_broken);
+        let (dir, conn) = r.recovered();
+        let image = |conn: &rusqlite::Connection| {
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+            std::fs::read(dir.path().join("db")).unwrap()
+        };
+        let before = image(&conn);
+        conn.execute("INSERT INTO t VALUES(?1, 1, zeroblob(900))", [20_000 + round]).unwrap();
+        rows += 1;
+        let after = image(&conn);
+        let mut tx = Tx { pages: Vec::new(), commit: (after.len() / 1024) as u32 };
+        for (n, page) in (1..).zip(after.chunks(1024)) {
+            if before.get((n as usize - 1) * 1024..n as usize * 1024) != Some(page) {
+                tx.pages.push((litefs_types::PageNo::new(n).unwrap(), page.to_vec()));
+            }
+        }
+        restarts += u32::from(write(&r, &w, &tx).restarted);
+        if round % 5 == 0 {
+            w.checkpoint(&r.mount, &log_is_durable).unwrap();
+        }
+        w.detach(&r.mount, soon()).unwrap();
+        for c in &mut clients {
+            let n = c.one("SELECT count(*) FROM t WHERE id>=10000");
+            assert_eq!(n, rows.to_string(), "round {round}");
+        }
+    }
+    assert!(restarts > 3, "{restarts}");
+    for c in &mut clients {
+        assert_eq!(c.one("PRAGMA integrity_check"), "ok");
+    }
+}
+
 #[test]
 fn a_snapshot_replaces_the_database_in_place_or_as_frames() {
     let mut p = Primary::new(4096, "wal");

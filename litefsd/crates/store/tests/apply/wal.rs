@@ -345,6 +345,14 @@ fn an_invalid_header_of_our_own_is_repaired() {
     write(&r, &w, &p.update(1..30, 61));
     let mut c = Client::new(Version::Bundled, &r.path());
     assert_eq!(c.one(CHECK), "ok|3");
+    c.close();
+    // An operator's `truncate -s 0`.
+    r.mount.set_len(FileKind::Shm, 0).unwrap();
+    write(&r, &w, &p.update(1..3, 62));
+    let mut c = Client::new(Version::Bundled, &r.path());
+    assert_eq!((c.one(CHECK), c.one("PRAGMA integrity_check")), ("ok|4".into(), "ok".into()));
+    checkpoint_all(&r, &w);
+    assert_eq!(r.image(), p.image);
 }
 
 /// What an application does to `-shm` at any time: readers of its header must cope.

@@ -126,7 +126,7 @@ impl State {
     }
 
     /// Rebuilds the index from the WAL (wal.c, `walIndexRecover`).
-    fn recover(&mut self, mount: &dyn OwnMount, deadline: Instant) -> Result<(), ApplyError> {
+    pub(super) fn recover(&mut self, mount: &dyn OwnMount, deadline: Instant) -> Result<(), ApplyError> {
         locks::acquire(mount, Lock::WalCkpt, LockKind::Exclusive, deadline)?;
         let result = locks::acquire(mount, Lock::WalRecover, LockKind::Exclusive, deadline).and_then(|()| {
             let result = self.rebuild(mount);

@@ -4,7 +4,9 @@
 //! writes give the order that SQLite gets from memory barriers.
 
 use litefs_sqlite::shm::{BACKFILL_ATTEMPTED_OFFSET, BACKFILL_OFFSET};
-use litefs_sqlite::shm::{CheckpointInfo, IndexHeader, PREFIX_LEN, SECOND_HEADER_OFFSET, read_mark_offset};
+use litefs_sqlite::shm::{
+    CheckpointInfo, HEADER_LEN, IndexHeader, PREFIX_LEN, SECOND_HEADER_OFFSET, read_mark_offset,
+};
 use litefs_sqlite::wal_index::{
     BLOCK_LEN, Changed, block_of, block_offset, capacity, clean, entries_in, entries_offset, frames_before,
     insert, page_of,
@@ -25,6 +27,14 @@ pub(super) fn read_prefix(mount: &dyn OwnMount) -> Result<(Option<IndexHeader>, 
     mount.read_at(FileKind::Shm, &mut b, 0).map_err(ApplyError::io("read the WAL index"))?;
     let info = CheckpointInfo::decode(&b).unwrap_or(CheckpointInfo::fresh(0));
     Ok((IndexHeader::decode_pair(&b), info))
+}
+
+/// Whether at least one copy of the header in the file is `header`: then the index is the one it describes.
+pub(super) fn has_copy(mount: &dyn OwnMount, header: &IndexHeader) -> Result<bool, ApplyError> {
+    let mut b = [0; 2 * HEADER_LEN];
+    let n = mount.read_at(FileKind::Shm, &mut b, 0).map_err(ApplyError::io("read the WAL index"))?;
+    let want = header.encode();
+    Ok(n == b.len() && (b[..HEADER_LEN] == want || b[HEADER_LEN..] == want))
 }
 
 /// Copy 2, then copy 1: a reader that sees two equal copies sees all of it.

@@ -1,5 +1,7 @@
 //! One transaction: restart if nobody needs the old frames, frames, index, header.
 
+use std::time::{Duration, Instant};
+
 use litefs_sqlite::lock_bytes::Lock;
 use litefs_sqlite::shm::{CheckpointInfo, IndexHeader, NATIVE, READ_MARK_UNUSED};
 use litefs_sqlite::wal::{WalHeader, frame_data_offset};
@@ -17,6 +19,9 @@ use crate::own_mount::{FileKind, LockKind, OwnMount};
 /// A WAL file larger than this is truncated when it restarts: one large transaction must not hold its
 /// disk space for ever. Smaller ones keep their blocks, which is faster.
 const KEEP_WAL_BYTES: u64 = 64 << 20;
+
+/// How long a repair of the index waits for a checkpoint of somebody else.
+const RECOVER_WAIT: Duration = Duration::from_secs(1);
 
 /// What a transaction became.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,10 +148,20 @@ impl State {
                 Ok(info)
             }
             (None, info) => {
-                // One of our own header writes failed half way.
                 self.block = None;
-                index::write_header(mount, &self.header)?;
-                Ok(info)
+                if index::has_copy(mount, &self.header)? {
+                    // One of our own header writes failed half way.
+                    index::write_header(mount, &self.header)?;
+                    return Ok(info);
+                }
+                // Somebody truncated or overwrote the file: the hash tables are gone too.
+                tracing::warn!("the WAL index was destroyed under the writer's lock: rebuilding it");
+                if self.checkpointing {
+                    return Err(ApplyError::Damaged("the index was destroyed during a checkpoint"));
+                }
+                index::grow_to_first_block(mount)?;
+                self.recover(mount, Instant::now() + RECOVER_WAIT)?;
+                Ok(index::read_prefix(mount)?.1)
             }
         }
     }
