@@ -7,14 +7,17 @@ pub mod disk;
 #[cfg(feature = "glue")]
 mod env;
 pub mod error;
+mod go_import;
 pub mod layout;
 pub mod log;
 pub mod notice;
 pub mod os_disk;
 pub mod own_mount;
 pub mod plain_mount;
+pub mod quarantine;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
+pub mod snapshot;
 pub mod spool;
 #[cfg(feature = "glue")]
 pub mod store;
@@ -24,3 +27,6 @@ pub use env::{MountFactory, ReplicaWrites, StoreSettings};
 pub use error::{Result, StoreError};
 #[cfg(feature = "glue")]
 pub use store::{Store, StoreOptions};
+
+pub mod recover;
+pub mod sums_file;

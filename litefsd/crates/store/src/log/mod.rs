@@ -213,6 +213,12 @@ impl Log {
         sealed.chain(open).find(|(_, count)| *count > 0).map(|(base, _)| base.next_txid())
     }
 
+    /// The position before the oldest record; the end, if there is none.
+    pub fn base(&self) -> Pos {
+        let v = lock(&self.view);
+        v.sealed.front().map(|s| s.base).or(v.open.as_ref().map(|o| o.seg.head.base)).unwrap_or(v.tip)
+    }
+
     /// Bytes of the log's files, the spare one not counted.
     pub fn size_bytes(&self) -> u64 {
         let v = lock(&self.view);
