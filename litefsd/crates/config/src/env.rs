@@ -14,7 +14,7 @@ pub struct Env(BTreeMap<String, String>);
 
 impl Env {
     /// This process's environment, with `HOSTNAME` set from the kernel where it is empty.
-    pub fn process() -> Self {
+    pub fn from_process() -> Self {
         let mut env = Self(
             std::env::vars_os()
                 .map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned()))

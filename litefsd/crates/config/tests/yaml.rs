@@ -63,7 +63,7 @@ fn bombs_are_bounded() {
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     for i in 1..9 {
         let refs = vec![format!("*a{}", i - 1); 10].join(",");
-        bomb += &format!("a{i}: &a{i} [{refs}]\n");
+        bomb = format!("{bomb}a{i}: &a{i} [{refs}]\n");
     }
     assert!(error(&bomb).contains("more than"), "{}", error(&bomb));
     assert!(parse(&"[".repeat(5000)).is_err());
