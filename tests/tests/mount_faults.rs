@@ -1,0 +1,299 @@
+//! Disks that are full, fail or lie (E9, E11, E15; D8), writable mappings (D32), reused inodes (D30).
+//! Needs root, /dev/fuse and strace.
+
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use litefs_tests::faults::{SmallDisk, copy_tree, files_below, flip_bit, inject, no_injection};
+use litefs_tests::http;
+use litefs_tests::image::{assert_same, check_integrity, checked_export, dump};
+use litefs_tests::node::{Node, pair, single};
+use litefs_tests::rng::Rng;
+use litefs_tests::scratch::Scratch;
+use litefs_tests::session::{Session, codes, once};
+use litefs_tests::watch::Deadline;
+
+const ROW: &str = "INSERT INTO t(x) VALUES(hex(randomblob(20000)))";
+
+fn table(node: &Node, db: &str, journal: &str) {
+    once(
+        node.path(db),
+        &format!(
+            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) VALUES('one')"
+        ),
+    );
+}
+
+#[test]
+fn a_full_disk_on_the_primary_heals_by_itself() {
+    let _deadline = Deadline::secs(120);
+    let scratch = Scratch::new("fullp");
+    let disk = SmallDisk::mount(&scratch.dir("p").join("data"), 80);
+    let (primary, replica) = pair(&scratch);
+    for journal in ["delete", "wal"] {
+        table(&primary, journal, journal);
+        replica.sync_with(&primary, journal);
+        let mut s = Session::open(primary.path(journal));
+        s.exec("PRAGMA wal_autocheckpoint=20");
+        let ballast = disk.fill(600);
+        let mut written = 1;
+        let error = loop {
+            match s.try_exec(ROW) {
+                Ok(_) => written += 1,
+                Err(e) => break e,
+            }
+            assert!(written < 5000, "the disk never gets full");
+        };
+        assert!(
+            matches!(error.primary(), codes::FULL | codes::IOERR | codes::READONLY | codes::CANTOPEN),
+            "{journal}: {error:?}"
+        );
+        assert!(
+            !litefs_tests::http::get(&primary, "/info", Duration::from_secs(5)).unwrap().body.is_empty(),
+            "the daemon is up"
+        );
+        assert_eq!(s.one("SELECT count(*) FROM t"), written.to_string(), "reads go on");
+        std::fs::remove_file(ballast).unwrap();
+        let ok = litefs_tests::watch::within(Duration::from_secs(20), || {
+            s.try_exec("INSERT INTO t(x) VALUES('healed')").is_ok()
+        });
+        assert!(
+            ok,
+            "{journal}: still refused with space: {:?}\n{}",
+            s.try_exec("INSERT INTO t(x) VALUES('?')"),
+            primary.log_tail(15)
+        );
+        assert_eq!(s.one("SELECT count(*) FROM t"), (written + 1).to_string(), "{journal}");
+        s.close();
+        assert_same(&primary, &replica, journal, &scratch);
+        std::fs::remove_file(primary.path(journal)).unwrap();
+    }
+    drop((primary, replica));
+    drop(disk);
+}
+
+#[test]
+fn a_full_disk_on_the_replica_heals_by_itself() {
+    let _deadline = Deadline::secs(120);
+    let scratch = Scratch::new("fullr");
+    let disk = SmallDisk::mount(&scratch.dir("r").join("data"), 80);
+    let (primary, replica) = pair(&scratch);
+    for journal in ["delete", "wal"] {
+        table(&primary, journal, journal);
+        replica.sync_with(&primary, journal);
+        let ballast = disk.fill(200);
+        let mut s = Session::open(primary.path(journal));
+        for _ in 0..60 {
+            s.exec(ROW);
+        }
+        s.close();
+        std::thread::sleep(Duration::from_secs(1));
+        let before: u32 = once(replica.path(journal), "SELECT count(*) FROM t")[0].parse().unwrap();
+        assert!(before < 61, "{journal}: the disk was not full");
+        assert_eq!(once(replica.path(journal), "PRAGMA integrity_check"), ["ok"], "{journal}");
+        std::fs::remove_file(ballast).unwrap();
+        assert_same(&primary, &replica, journal, &scratch);
+        std::fs::remove_file(primary.path(journal)).unwrap();
+    }
+    drop((primary, replica));
+    drop(disk);
+}
+
+/// E11: after a failed sync the kernel has forgotten which pages were dirty; a second one that succeeds
+/// proves nothing. Acknowledged must only be what survives.
+#[test]
+fn a_failed_sync_is_never_acknowledged_later() {
+    let _deadline = Deadline::secs(240);
+    let scratch = Scratch::new("e11");
+    for journal in ["wal", "delete"] {
+        for n in 1..=4 {
+            let mut node = Node::primary(&scratch, "p");
+            node.start();
+            table(&node, "db", journal);
+            node.stop();
+            inject(&mut node, "fdatasync,fsync", &format!("error=EIO:when={n}"));
+            node.spawn();
+            let up = litefs_tests::watch::within(Duration::from_secs(10), || {
+                !node.is_running() || node.is_ready()
+            });
+            assert!(up, "neither up nor down: {}", node.log_tail(20));
+            let mut acknowledged = Vec::new();
+            if node.is_running() {
+                let mut s = Session::open(node.path("db"));
+                if s.try_exec("PRAGMA synchronous=FULL").is_ok() {
+                    for i in 100..130 {
+                        if s.try_exec(&format!("INSERT INTO t VALUES({i},'full')")).is_ok() {
+                            acknowledged.push(i);
+                        }
+                    }
+                }
+                s.kill9();
+            }
+            // Power fails: what was not synced is gone. Killing comes as near as one gets here.
+            if node.is_running() {
+                node.kill9();
+            } else {
+                node.wait_end(Duration::from_secs(1));
+            }
+            no_injection(&mut node);
+            node.start();
+            for i in &acknowledged {
+                assert_eq!(
+                    once(node.path("db"), &format!("SELECT x FROM t WHERE id={i}")),
+                    ["full"],
+                    "{journal} {n}"
+                );
+            }
+            checked_export(&node, "db");
+            node.stop();
+            std::fs::remove_dir_all(&node.data).unwrap();
+        }
+    }
+}
+
+fn with_two_databases(scratch: &Scratch) -> (Node, Node) {
+    let (primary, replica) = pair(scratch);
+    for journal in ["delete", "wal"] {
+        table(&primary, journal, journal);
+        once(
+            primary.path(journal),
+            "INSERT INTO t(x) SELECT hex(zeroblob(3000)) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3)",
+        );
+        once(primary.path(journal), "UPDATE t SET x='small' WHERE id=2");
+        replica.sync_with(&primary, journal);
+    }
+    (primary, replica)
+}
+
+/// E15, replica: one bit in any of its files; it ends equal to the primary whatever it was.
+#[test]
+fn a_flipped_bit_on_a_stopped_replica_is_healed_from_the_primary() {
+    let _deadline = Deadline::secs(300);
+    let scratch = Scratch::new("fliprepl");
+    let (primary, mut replica) = with_two_databases(&scratch);
+    replica.stop();
+    let good = scratch.join("good");
+    copy_tree(&replica.data, &good);
+    let mut rng = Rng::new(Rng::seed_or(15));
+    for (file, size) in files_below(&good) {
+        let name = file.strip_prefix(&good).unwrap();
+        if size == 0 || name.ends_with("clusterid") || name.ends_with("lock") {
+            continue;
+        }
+        std::fs::remove_dir_all(&replica.data).unwrap();
+        copy_tree(&good, &replica.data);
+        // Segments are zeros behind their end: damage what is used.
+        let at = flip_bit(&replica.data.join(name), 0, size.min(6000), &mut rng);
+        eprintln!("bit flipped in {} at {at}", name.display());
+        replica.start();
+        for db in ["delete", "wal"] {
+            once(primary.path(db), "INSERT INTO t(x) VALUES('later')");
+            assert_same(&primary, &replica, db, &scratch);
+        }
+        replica.stop();
+    }
+}
+
+/// E15, primary: there is no peer to heal from; it must start, say so, and serve nothing false as true.
+#[test]
+fn a_flipped_bit_on_a_stopped_primary_is_noticed() {
+    let _deadline = Deadline::secs(300);
+    let scratch = Scratch::new("flipprim");
+    let (mut primary, mut replica) = with_two_databases(&scratch);
+    let want: Vec<_> = ["delete", "wal"].map(|db| checked_export(&primary, db)).into();
+    replica.stop();
+    primary.stop();
+    let good = scratch.join("good");
+    copy_tree(&primary.data, &good);
+    let mut rng = Rng::new(Rng::seed_or(16));
+    for (file, size) in files_below(&good) {
+        let name = file.strip_prefix(&good).unwrap();
+        if size == 0 || name.ends_with("clusterid") || name.ends_with("lock") {
+            continue;
+        }
+        std::fs::remove_dir_all(&primary.data).unwrap();
+        copy_tree(&good, &primary.data);
+        let at = flip_bit(&primary.data.join(name), 0, size.min(6000), &mut rng);
+        let what = format!("bit flipped in {} at {at}", name.display());
+        let log_before = primary.log_text().len();
+        primary.start();
+        for (db, (pos, image)) in ["delete", "wal"].iter().zip(&want) {
+            let answer = http::get(&primary, &format!("/export?name={db}"), Duration::from_secs(20));
+            let noticed = primary.log_text()[log_before..].to_lowercase();
+            let noticed = ["quarantine", "checksum", "corrupt", "mismatch", "damaged"]
+                .iter()
+                .any(|w| noticed.contains(w));
+            match answer {
+                Ok(a) if a.status == 200 && a.body == *image => {
+                    assert_eq!(primary.pos(db), Some(*pos), "{what}");
+                }
+
+                _ => assert!(
+                    noticed,
+                    "{what}: {db} is different and the log says nothing:\n{}",
+                    primary.log_tail(20)
+                ),
+            }
+        }
+        primary.stop();
+    }
+}
+
+#[test]
+fn a_writable_mapping_is_refused() {
+    use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, msync, munmap};
+    let _deadline = Deadline::secs(60);
+    let scratch = Scratch::new("mapping");
+    let (primary, replica) = pair(&scratch);
+    table(&primary, "db", "delete");
+    let before = checked_export(&primary, "db");
+    let file = std::fs::File::options().read(true).write(true).open(primary.path("db")).unwrap();
+    let length = std::num::NonZeroUsize::new(4096).unwrap();
+    let flags = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a fresh shared mapping of 4096 bytes of a file that is larger; it is used within its bounds
+    // and unmapped below. (Refusing the mapping itself is as good.)
+    #[allow(unsafe_code)]
+    let synced = unsafe {
+        match mmap(None, length, flags, MapFlags::MAP_SHARED, &file, 0) {
+            Err(_) => Err(nix::errno::Errno::EACCES),
+            Ok(at) => {
+                at.cast::<u8>().as_ptr().add(3000).write_volatile(0x5a);
+                let result = msync(at, 4096, MsFlags::MS_SYNC);
+                munmap(at, 4096).unwrap();
+                result
+            }
+        }
+    };
+    assert!(synced.is_err(), "a write that came from nowhere was accepted");
+    drop(file);
+    assert_eq!(checked_export(&primary, "db"), before);
+    once(primary.path("db"), "INSERT INTO t(x) VALUES('next')");
+    assert_same(&primary, &replica, "db", &scratch);
+}
+
+#[test]
+fn an_unlinked_journal_never_shows_in_a_new_file() {
+    let _deadline = Deadline::secs(60);
+    let scratch = Scratch::new("inode");
+    let node = single(&scratch);
+    table(&node, "db", "delete");
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let mut s = Session::open(node.path("db"));
+        s.exec("PRAGMA cache_size=3; PRAGMA cache_spill=3; BEGIN; INSERT INTO t(x) SELECT hex(zeroblob(3000)) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3)");
+        if let Ok(f) = std::fs::File::open(node.path("db-journal")) {
+            let _ = f.read_at(&mut [0; 4096], 0);
+            held.push(f);
+        }
+        s.exec("COMMIT; PRAGMA journal_mode=wal; INSERT INTO t(x) VALUES('wal')");
+        let wal = std::fs::read(node.path("db-wal")).unwrap();
+        assert!(wal == std::fs::read(node.backing("db", "wal")).unwrap(), "stale bytes in the wal");
+        held.push(std::fs::File::open(node.path("db-wal")).unwrap());
+        s.exec("PRAGMA journal_mode=delete");
+        s.close();
+    }
+    assert!(!held.is_empty());
+    let (_, image) = checked_export(&node, "db");
+    check_integrity(&image, &scratch);
+    assert!(dump(&node.path("db")).len() > 10);
+}
