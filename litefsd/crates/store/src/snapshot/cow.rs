@@ -113,13 +113,12 @@ impl CopyOnWrite {
             saved.pages.insert(page, Slot::Memory(old.into()));
             return Ok(());
         }
-        let file = match &saved.file {
-            Some(file) => Arc::clone(file),
-            None => {
-                let file = self.spool_file()?;
-                saved.file = Some(Arc::clone(&file));
-                file
-            }
+        let file = if let Some(file) = &saved.file {
+            Arc::clone(file)
+        } else {
+            let file = self.spool_file()?;
+            saved.file = Some(Arc::clone(&file));
+            file
         };
         let slot = saved.free.pop().unwrap_or_else(|| {
             saved.slots += 1;

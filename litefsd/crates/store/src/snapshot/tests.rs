@@ -195,6 +195,14 @@ fn interleaved_with_a_writer() {
     }
 }
 
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn a_thread_writes_all_the_time() {
     let dir = tempfile::tempdir().unwrap();
@@ -219,6 +227,8 @@ fn a_thread_writes_all_the_time() {
                 }
                 writes
             });
+            // Also when what follows panics: the scope waits for the writer.
+            let _stop = Stop(&stop);
             let got = match round % 3 {
                 0 => read_all(snapshot.into_database()).unwrap(),
                 1 => pages_of(&read_all(snapshot.into_ltx(node(), NOW, Compression::Lz4).unwrap()).unwrap()),
