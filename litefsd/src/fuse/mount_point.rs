@@ -97,6 +97,8 @@ pub fn prepare(mount: &Path, data_dir: &Path) -> Result<PathBuf, MountPointError
         detach(mount).map_err(io_error(mount, "cannot remove the dead mount (umount -l as root)"))?;
         cleaned += 1;
     }
+    // Before anything is asked of the directory: a user may not even enter somebody else's mount.
+    refuse_alive(&std::path::absolute(mount).unwrap_or_else(|_| mount.to_owned()))?;
     fs::create_dir_all(mount).map_err(io_error(mount, "cannot make the mount point"))?;
     let path = mount.canonicalize().map_err(io_error(mount, "cannot find the mount point"))?;
     let data = data_dir.canonicalize().map_err(io_error(data_dir, "cannot find the data directory"))?;
@@ -106,15 +108,21 @@ pub fn prepare(mount: &Path, data_dir: &Path) -> Result<PathBuf, MountPointError
     if !path.is_dir() {
         return Err(MountPointError::NotADirectory(path));
     }
-    if let Some(line) = mounted_at(&path)
-        && (line.fs_type == "fuse" || line.fs_type.starts_with("fuse."))
-    {
-        return Err(MountPointError::Alive { daemon: daemon(line.minor), fs: line.source, path });
-    }
+    refuse_alive(&path)?;
     if fs::read_dir(&path).is_ok_and(|mut d| d.next().is_some()) {
         tracing::warn!(path = %path.display(), "the mount point is not empty: its files are hidden while mounted");
     }
     Ok(path)
+}
+
+/// Not ours to unmount: whatever FUSE file system answers there.
+fn refuse_alive(path: &Path) -> Result<(), MountPointError> {
+    match mounted_at(path) {
+        Some(line) if line.fs_type == "fuse" || line.fs_type.starts_with("fuse.") => {
+            Err(MountPointError::Alive { daemon: daemon(line.minor), fs: line.source, path: path.to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> MountPointError {
@@ -175,7 +183,8 @@ pub(crate) fn fusermount(args: &[&str], path: &Path) -> io::Result<()> {
 
 /// The topmost mount at exactly this path.
 pub fn mounted_at(path: &Path) -> Option<MountLine> {
-    let text = fs::read("/proc/self/mountinfo").ok()?;
+    // Of this thread: threads can be in different mount namespaces.
+    let text = fs::read("/proc/thread-self/mountinfo").ok()?;
     text.split(|b| *b == b'\n').filter_map(parse_line).rfind(|l| l.path == path)
 }
 

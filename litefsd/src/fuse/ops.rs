@@ -128,6 +128,11 @@ impl<M: FileSystemModel> Core<M> {
         &self.own
     }
 
+    /// How many files are open.
+    pub fn open_handles(&self) -> usize {
+        self.handles.len()
+    }
+
     pub(crate) fn may(&self, who: Who, mode: u16, want: u32) -> bool {
         let o = self.options.ownership;
         permitted(who, o.uid, o.gid, mode, want) || self.own.contains(who.pid)
