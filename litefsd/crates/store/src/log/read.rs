@@ -72,6 +72,15 @@ impl LogEntry {
         EntryReader { entry: self.clone(), at: 0, sum: Some(crc_digest()) }
     }
 
+    /// Fills `buf` from these bytes at `offset`. Not checked: for callers that can tell right from wrong by
+    /// what they read.
+    pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.seg.file.read_exact_at(buf, self.offset + HEADER_LEN as u64 + offset)
+    }
+
     /// The LTX header at the start of the bytes (they are not checked as a whole).
     pub fn ltx_header(&self) -> Result<litefs_ltx::Header> {
         let mut raw = [0; HEADER_SIZE];

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader};
 use std::sync::Arc;
 
-use litefs_ltx::{Decoder, LtxError};
+use litefs_ltx::{Compression, Decoder, HEADER_SIZE, LtxError};
 use litefs_types::{PageNo, Pos, Txid};
 
 use crate::log::{EntryReader, Log, LogEntry, LogError, Pin};
 
 /// Records that are kept open at once, each with a buffer and a page (at most 2 MiB in all).
 const OPEN_RECORDS: usize = 16;
+
+/// Bytes before each page in an uncompressed record: its number.
+const PAGE_HEADER: u64 = 4;
 
 /// Where a snapshot looks for pages that the database file does not have.
 pub trait PageHistory: Send {
@@ -35,10 +38,18 @@ pub struct LogHistory {
     _pin: Pin,
     from: Txid,
     to: Option<Txid>,
-    /// Which record has the newest content of a page.
-    index: Option<HashMap<PageNo, Txid>>,
-    /// Records in use. Pages are wanted in the order in which records hold them, so each is read once.
+    index: Option<HashMap<PageNo, Place>>,
+    /// Compressed records in use. Pages are wanted in the order in which records hold them, so each is
+    /// read once as long as there are not too many.
     open: BTreeMap<Txid, Record>,
+}
+
+/// Where the newest content of a page is.
+#[derive(Clone, Copy)]
+struct Place {
+    txid: Txid,
+    /// Offset in the record's bytes, if it is not compressed (all local transactions).
+    offset: Option<u64>,
 }
 
 /// A record and the page that was read last.
@@ -59,7 +70,7 @@ impl LogHistory {
         self.log.get(txid).map_err(from_log)
     }
 
-    fn build_index(&self) -> io::Result<HashMap<PageNo, Txid>> {
+    fn build_index(&self) -> io::Result<HashMap<PageNo, Place>> {
         let mut index = HashMap::new();
         let mut data = Vec::new();
         let Some(to) = self.to else { return Ok(index) };
@@ -71,8 +82,11 @@ impl LogHistory {
                 continue;
             };
             let mut decoder = open(&entry)?;
+            let mut offset = HEADER_SIZE as u64 + PAGE_HEADER;
             while let Some(info) = decoder.next_page(&mut data).map_err(from_ltx)? {
-                index.insert(info.page, txid);
+                let raw = decoder.compression() == Compression::None;
+                index.insert(info.page, Place { txid, offset: raw.then_some(offset) });
+                offset += PAGE_HEADER + data.len() as u64;
             }
             txid = entry.max_txid().next();
         }
@@ -105,9 +119,13 @@ impl PageHistory for LogHistory {
             Some(index) => index,
             None => self.build_index()?,
         };
-        let txid = index.get(&page).copied();
+        let place = index.get(&page).copied();
         self.index = Some(index);
-        let Some(txid) = txid else { return Ok(false) };
+        let Some(Place { txid, offset }) = place else { return Ok(false) };
+        if let Some(offset) = offset {
+            let Some(entry) = self.entry(txid)? else { return Ok(false) };
+            return entry.read_exact_at(data, offset).map(|()| true);
+        }
         match self.seek(txid, page)? {
             Some(record) if record.page == Some(page) && record.data.len() == data.len() => {
                 data.copy_from_slice(&record.data);
