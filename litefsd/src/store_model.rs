@@ -211,7 +211,9 @@ impl DatabaseFiles for StoreDb {
 
     fn release(&self, c: &Caller, file: FileRef, _opened: &StoreFile) -> ModelResult<()> {
         match file {
-            FileRef::Kind(FileKind::Database) => self.done("last close", self.db.flush(&caller(c), FileKind::Database)),
+            FileRef::Kind(FileKind::Database) => {
+                self.done("last close", self.db.flush(&caller(c), FileKind::Database))
+            }
             _ => Ok(()),
         }
     }

@@ -50,8 +50,8 @@ impl StreamMetrics {
     }
 }
 
-/// Answers a scrape.
-pub(crate) fn page(app: &App) -> Reply {
+/// All series as text.
+pub fn render(app: &App) -> String {
     let mut page = Page::default();
     app_series(app, &mut page);
     process::series(&mut page);
@@ -64,8 +64,12 @@ pub(crate) fn page(app: &App) -> Reply {
     page.value(name, &[("code", "200")], scrapes as f64);
     page.value(name, &[("code", "500")], 0.0);
     page.value(name, &[("code", "503")], 0.0);
+    page.finish()
+}
 
-    let mut reply = Response::new(Body::Full(page.finish().into()));
+/// Answers a scrape.
+pub(crate) fn page(app: &App) -> Reply {
+    let mut reply = Response::new(Body::Full(render(app).into()));
     reply
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));

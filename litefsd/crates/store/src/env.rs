@@ -33,8 +33,8 @@ pub struct StoreSettings {
     pub replica_writes: ReplicaWrites,
     /// Age beyond which transactions leave the log; `None` keeps them until the size limit.
     pub max_log_age: Option<Duration>,
-    /// Bytes beyond which the oldest transactions of a database leave its log.
-    pub max_log_size: u64,
+    /// Bytes beyond which the oldest transactions of a database leave its log; `None`: no limit.
+    pub max_log_size: Option<u64>,
 }
 
 /// Gives out own-mount clients, one a database.

@@ -43,6 +43,11 @@ impl DataLayout {
         self.root.join("quarantine")
     }
 
+    /// `spool`: imports before their database exists. Swept at start.
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
     /// The files of one database.
     pub fn db(&self, name: &DbName) -> DbLayout {
         DbLayout::new(self.dbs().join(name.as_str()))

@@ -1,10 +1,8 @@
 //! Everything that touches the data directory.
 
 pub mod apply;
-#[cfg(feature = "glue")]
 pub mod database;
 pub mod disk;
-#[cfg(feature = "glue")]
 mod env;
 pub mod error;
 mod go_import;
@@ -19,13 +17,10 @@ pub mod quarantine;
 pub mod sim_disk;
 pub mod snapshot;
 pub mod spool;
-#[cfg(feature = "glue")]
 pub mod store;
 
-#[cfg(feature = "glue")]
 pub use env::{MountFactory, ReplicaWrites, StoreSettings};
 pub use error::{Result, StoreError};
-#[cfg(feature = "glue")]
 pub use store::{Store, StoreOptions};
 
 pub mod recover;

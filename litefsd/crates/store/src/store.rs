@@ -15,7 +15,7 @@ use std::time::Duration;
 use litefs_core::write_gate::WriteGate;
 use litefs_types::{ClusterId, DbName, NodeId};
 
-use crate::database::{Caller, Database};
+use crate::database::{Caller, Database, ImportFile};
 use crate::disk::{Disk, Op, OpenHow};
 use crate::env::{Env, MountFactory, Mounted, StoreSettings};
 use crate::error::{Result, StoreError};
@@ -23,6 +23,7 @@ use crate::layout::DataLayout;
 use crate::notice::ChangeNotice;
 use crate::own_mount::Invalidator;
 use crate::recover::OnAnomaly;
+use crate::spool::{self, SpoolWriter};
 
 const DIR: Op = Op::new("data.dir");
 const LIST: Op = Op::new("data.list");
@@ -69,6 +70,7 @@ impl Store {
         let layout = DataLayout::new(settings.dir.clone());
         disk.create_dir_all(DIR, &layout.dbs()).map_err(StoreError::io("creation of the data directory"))?;
         let lock = lock_directory(&*disk, &layout)?;
+        spool::sweep(&*disk, &layout.spool()).map_err(StoreError::io("sweep of the spool directory"))?;
         // A file of versions before 0.5 that named the node; ids are random per process since.
         match disk.unlink(LEGACY_ID, &layout.root().join("id")) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -215,6 +217,21 @@ impl Store {
                 tracing::warn!(db = %db.name(), "maintenance: {e}");
             }
         }
+    }
+
+    /// Whether this node may commit now.
+    pub fn may_write(&self) -> bool {
+        self.env.gate.permit().is_some()
+    }
+
+    /// Collects bytes for a database that need not exist yet, at most `limit` of them.
+    pub fn spool(&self, db: &DbName, limit: u64) -> SpoolWriter {
+        SpoolWriter::new(Arc::clone(&self.env.disk), self.layout.db(db).spool(), limit)
+    }
+
+    /// A file for an import, before the database exists.
+    pub fn import_file(&self) -> Result<ImportFile> {
+        ImportFile::create(&self.env.disk, &self.layout.spool())
     }
 
     /// Upkeep that cannot wait: to be called several times a second.

@@ -314,6 +314,7 @@ impl Database {
             g.page_size = Some(header.page_size);
             g.mode = mode.unwrap_or(g.mode);
         }
+        self.counters.applied_after(self.env.now().millis().saturating_sub(header.timestamp.millis()));
         self.now_at(&mut g, header, pos);
         drop(g);
         self.env.notice.changed(change_of(&self.name, header, pos));

@@ -201,6 +201,9 @@ impl Database {
         data: &[u8],
         from_page_cache: bool,
     ) -> Result<()> {
+        if !caller.own {
+            self.counters.wrote(kind);
+        }
         if kind == FileKind::Shm {
             // Always: a refused write-back of the shared index would fail somebody else's fsync, and
             // the index is rebuilt at every start anyway.

@@ -7,7 +7,7 @@
 //! before the second step leaves everything as it was, after it recovery completes the import.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -49,6 +49,20 @@ impl Drop for ImportFile {
     fn drop(&mut self) {
         // What stays is swept at the next start.
         let _ = self.disk.unlink(STAGE, &self.path);
+    }
+}
+
+impl ImportFile {
+    /// An empty file in this spool directory.
+    pub(crate) fn create(disk: &Arc<dyn Disk>, spool: &Path) -> Result<Self> {
+        let step = StoreError::io;
+        disk.create_dir_all(STAGE, spool).map_err(step("creation of the spool directory"))?;
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = spool.join(format!("import-{}-{n}", std::process::id()));
+        let file = disk
+            .open(STAGE, &path, OpenHow::CREATE_NEW.with_mode(0o600))
+            .map_err(step("creation of a spool file"))?;
+        Ok(Self { disk: Arc::clone(disk), path, file, end: 0 })
     }
 }
 
@@ -144,19 +158,6 @@ pub(super) enum Held {
 }
 
 impl Database {
-    /// A file for an import, in the database's spool directory.
-    pub fn import_file(&self) -> Result<ImportFile> {
-        let step = StoreError::io;
-        let disk = Arc::clone(&self.env.disk);
-        disk.create_dir_all(STAGE, &self.dir.spool()).map_err(step("creation of the spool directory"))?;
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.spool().join(format!("import-{}-{n}", std::process::id()));
-        let file = disk
-            .open(STAGE, &path, OpenHow::CREATE_NEW.with_mode(0o600))
-            .map_err(step("creation of a spool file"))?;
-        Ok(ImportFile { disk, path, file, end: 0 })
-    }
-
     /// A WRITE to a database without pages, by somebody who holds no lock: `cp`. `Ok(false)`: it is not that.
     pub(super) fn import_write(&self, caller: &Caller, offset: u64, data: &[u8]) -> Result<bool> {
         let stage = |s: &ImportSession| {
@@ -179,7 +180,10 @@ impl Database {
             tracing::info!(db = %self.name, pid = caller.pid, "refused a copy onto a database that is in use ({lock:?} is held)");
             return Err(StoreError::refused(libc::EBUSY, "the database is in use"));
         }
-        let session = ImportSession { handle: caller.handle, file: self.import_file()? };
+        let session = ImportSession {
+            handle: caller.handle,
+            file: ImportFile::create(&self.env.disk, &self.dir.spool())?,
+        };
         stage(&session)?;
         let mut g = self.lock();
         if g.import.is_some() || g.sums.page_count() != 0 {

@@ -1,7 +1,7 @@
 //! From the data directory into memory and back: open, first use by an application, upkeep, close.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use litefs_core::capture::rollback::RollbackCapture;
@@ -19,7 +19,6 @@ use crate::layout::DataLayout;
 use crate::own_mount::{FileKind, LockKind, Probe};
 use crate::recover::{self, OnAnomaly};
 
-const HEADER: Op = Op::new("db.header");
 const CLOSE_SYNC: Op = Op::new("close.sync");
 
 impl Database {
@@ -77,7 +76,8 @@ impl Database {
             publisher: Publisher::default(),
             me: me.clone(),
             sums_file: Mutex::new(found.sums_file),
-            reaped: AtomicU64::new(0),
+            counters: super::Counters::default(),
+            transaction_ended: Condvar::new(),
         }))
     }
 
@@ -94,9 +94,7 @@ impl Database {
             let g = self.lock();
             g.mode == JournalMode::Rollback
                 || g.sums.page_count() == 0
-                || io.is_ok_and(|io| {
-                    io.writer.as_ref().is_some_and(|w| w.is_attached())
-                })
+                || io.is_ok_and(|io| io.writer.as_ref().is_some_and(|w| w.is_attached()))
         };
         let open = own.probe(Lock::Pending, LockKind::Shared) != Probe::NotOpen;
         if open && attached {
@@ -142,8 +140,8 @@ impl Database {
         self.stamp(false)?;
         let floor = self.sums_file().floor();
         let age = self.env.settings.max_log_age.unwrap_or(Duration::MAX);
-        let trimmed = self.log.trim(self.env.now(), age, Some(self.env.settings.max_log_size), floor)?;
-        self.reaped.fetch_add(trimmed.records, std::sync::atomic::Ordering::Relaxed);
+        let trimmed = self.log.trim(self.env.now(), age, self.env.settings.max_log_size, floor)?;
+        self.counters.add_reaped(trimmed.records);
         Ok(())
     }
 
@@ -202,6 +200,7 @@ impl Database {
         let clean = g.settled() && !g.journal.live && g.complete_at == g.published;
         drop(g);
         self.sync_log()?;
+        self.log.close()?;
         if let Ok(f) = self.backing(FileKind::Database) {
             f.file.sync_data(CLOSE_SYNC).map_err(StoreError::io("sync of the database"))?;
         }

@@ -17,6 +17,7 @@
 mod apply;
 mod checkpoint;
 mod commit;
+mod counters;
 mod drop;
 mod files;
 mod gate;
@@ -24,12 +25,14 @@ mod import;
 mod lifecycle;
 mod publish;
 mod rollback;
+mod stamp;
 mod super_journal;
 
+mod transfer;
 mod wal;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use litefs_core::capture::rollback::RollbackCapture;
@@ -38,8 +41,10 @@ use litefs_core::page_sums::{PageSums, Undo};
 pub use litefs_sqlite::db_header::JournalMode;
 use litefs_types::{Checksum, DbName, PageNo, PageSize, Pos, Timestamp};
 
+pub use self::counters::Counters;
 pub use self::files::{Caller, FileAttr, HandleId, OpenMode, OpenedFile};
 pub use self::import::{CheckedImport, ImportFile};
+pub use self::transfer::Export;
 
 use self::files::Files;
 use self::import::ImportSession;
@@ -72,8 +77,9 @@ pub struct Database {
     /// For the publisher thread.
     me: Weak<Database>,
     sums_file: Mutex<SumsFile>,
-    /// Records that retention removed.
-    reaped: AtomicU64,
+    counters: Counters,
+    /// Notified when a rollback transaction ends: somebody may be waiting to copy the database.
+    transaction_ended: Condvar,
 }
 
 /// What only workers touch, while they do own-mount IO.

@@ -130,6 +130,7 @@ impl Database {
     fn publish(&self, g: &mut Inner, p: Prepared) {
         g.wal.publish(p.last_frame);
         let Some(logged) = p.logged else { return };
+        self.counters.committed();
         g.published = p.pos;
         g.published_pages = p.pages;
         g.last_timestamp = Some(logged.timestamp);

@@ -355,6 +355,7 @@ impl Database {
             // undo the transaction, so it must not reach replicas before recovery has judged it.
             self.poison(g, format!("the commit marker could not be written: {e}"));
         }
+        self.counters.committed();
         g.published = p.pos;
         g.published_pages = p.commit;
         g.last_timestamp = Some(p.timestamp);
@@ -382,6 +383,7 @@ impl Database {
         g.journal = JournalState::default();
         g.dirty_synced = false;
         g.dirty_seq = 0;
+        self.transaction_ended.notify_all();
     }
 
     /// The sum of a page that must equal a captured version (rule C2), for checkpoints.

@@ -27,7 +27,7 @@ const META: Op = Op::new("super.metadata");
 const MAX_SUPER_JOURNAL: u64 = 128 * 1024;
 
 /// What follows `-mj`: checked to be nine characters out of `0-9A-F` by the caller's type.
-pub type Suffix<'a> = &'a str;
+type Suffix<'a> = &'a str;
 
 impl Database {
     /// Opens, with `create` makes, a super-journal.

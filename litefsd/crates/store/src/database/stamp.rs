@@ -1,0 +1,59 @@
+//! The page sums on disk: written now and then, so that a start reads them instead of the database.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use super::{Database, OwnIo};
+use crate::disk::Op;
+use crate::error::{Result, StoreError};
+use crate::own_mount::FileKind;
+use crate::sums_file::{FileId, SumsFile};
+
+const SYNC: Op = Op::new("stamp.sync");
+
+impl Database {
+    pub(super) fn sums_file(&self) -> MutexGuard<'_, SumsFile> {
+        self.sums_file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the sums file up to the published position. With `clean` nothing changes any more, and
+    /// the next start trusts the database file by its size and times.
+    ///
+    /// Order: log durable, database file durable up to what the stamp says, then sums, then stamp.
+    pub(super) fn stamp(&self, clean: bool) -> Result<()> {
+        let mut sums_file = self.sums_file();
+        let (update, pos, db_pos) = {
+            let mut g = self.lock();
+            if !g.prepared.is_empty() || g.prepared_rollback.is_some() || g.published.is_zero() {
+                // The sums are ahead of the position; it is tried again.
+                return Ok(());
+            }
+            (sums_file.collect(&mut g.sums), g.published, g.complete_at)
+        };
+        if !self.log_durable_to(pos) {
+            self.sync_log()?;
+        }
+        let mut id = None;
+        match self.backing(FileKind::Database) {
+            Ok(f) => {
+                f.file.sync_data(SYNC).map_err(|source| {
+                    self.poison(&mut self.lock(), format!("fsync of the database failed: {source}"));
+                    StoreError::Io { what: "sync of the database", source }
+                })?;
+                if clean {
+                    id = Some(FileId::from(
+                        f.file.metadata().map_err(StoreError::io("size of the database"))?,
+                    ));
+                }
+            }
+            // Dropped.
+            Err(StoreError::NotFound) => {}
+            Err(e) => return Err(e),
+        }
+        sums_file.write(update, pos, db_pos, id).map_err(StoreError::io("write of the page sums"))
+    }
+
+    /// After a snapshot the old stamp speaks of a log that is gone.
+    pub(super) fn stamp_after_snapshot(&self, _own_io: &OwnIo) -> Result<()> {
+        self.stamp(false)
+    }
+}

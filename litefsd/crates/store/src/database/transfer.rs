@@ -1,0 +1,166 @@
+//! Consistent copies of a database while it goes on being written: snapshots for replicas, exports.
+//!
+//! Owns the moment at which a copy starts; how the pages are found is [`crate::snapshot`]'s.
+
+use std::io::{self, Write};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use litefs_ltx::{Compression, Encoder, Header, LtxError};
+use litefs_types::{Checksum, NodeId, PageSize, Pos, Txid};
+
+use super::Database;
+use crate::error::{Result, StoreError};
+use crate::own_mount::FileKind;
+use crate::snapshot::{LogHistory, Snapshot, SnapshotError, SnapshotInput};
+
+/// How long a copy waits for a rollback transaction to end: inside it, pages of the last position may be
+/// in the journal only.
+const TRANSACTION_WAIT: Duration = Duration::from_secs(30);
+/// Bytes handed to the output at once.
+const CHUNK: usize = 256 * 1024;
+
+/// A copy that was started; see [`Database::export`].
+pub struct Export {
+    snapshot: Snapshot,
+}
+
+impl Export {
+    /// Position of the copy.
+    pub fn pos(&self) -> Pos {
+        self.snapshot.pos()
+    }
+
+    /// Bytes of the SQLite file.
+    pub fn size(&self) -> u64 {
+        self.snapshot.database_len()
+    }
+
+    /// Writes the SQLite file; the lock page is zeros. After an error what was written is worthless.
+    pub fn write(self, out: &mut dyn Write) -> Result<Pos> {
+        let pos = self.pos();
+        let mut reader = self.snapshot.into_database();
+        let mut buf = vec![0; CHUNK];
+        loop {
+            let n = io::Read::read(&mut reader, &mut buf).map_err(StoreError::io("export"))?;
+            if n == 0 {
+                return Ok(pos);
+            }
+            out.write_all(&buf[..n]).map_err(StoreError::io("output of an export"))?;
+        }
+    }
+}
+
+impl Database {
+    /// Starts a copy at the position that SQLite shows now. Worker threads only.
+    pub fn export(&self) -> Result<Export> {
+        self.resolve_pos();
+        Ok(Export { snapshot: self.snapshot()? })
+    }
+
+    /// Writes a consistent copy as a SQLite file.
+    pub fn write_export(&self, out: &mut dyn Write) -> Result<Pos> {
+        self.export()?.write(out)
+    }
+
+    /// Writes a snapshot as an LTX file of format 1 and returns its position. A dropped database is a
+    /// file without pages.
+    pub fn write_snapshot(&self, node_id: NodeId, compress: bool, out: &mut dyn Write) -> Result<Pos> {
+        let compression = if compress { Compression::Lz4 } else { Compression::None };
+        if self.is_dropped() {
+            return self.write_empty_snapshot(node_id, compression, out);
+        }
+        let snapshot = self.snapshot()?;
+        let pos = snapshot.pos();
+        snapshot.write_ltx(out, node_id, self.env.now(), compression).map_err(|e| self.snapshot_error(e))?;
+        Ok(pos)
+    }
+
+    fn write_empty_snapshot(
+        &self,
+        node_id: NodeId,
+        compression: Compression,
+        out: &mut dyn Write,
+    ) -> Result<Pos> {
+        let failed = |e: LtxError| match e {
+            LtxError::Io(source) => StoreError::Io { what: "output of a snapshot", source },
+            other => StoreError::Corrupt { what: "the snapshot", reason: other.to_string() },
+        };
+        let (pos, timestamp) = {
+            let g = self.lock();
+            (g.streamable, g.last_timestamp)
+        };
+        let max_txid = pos.txid().ok_or(StoreError::NotFound)?;
+        let header = Header {
+            max_txid,
+            timestamp: timestamp.unwrap_or_else(|| self.env.now()),
+            node_id,
+            ..Header::new(PageSize::DEFAULT, 0, Txid::FIRST, Checksum::NONE)
+        };
+        let enc = Encoder::new(out, header, compression).map_err(failed)?;
+        enc.finish(Checksum::EMPTY).map_err(failed)?;
+        Ok(pos)
+    }
+
+    /// Starts a copy at the published position, made durable first: a replica must not be ahead.
+    fn snapshot(&self) -> Result<Snapshot> {
+        let deadline = Instant::now() + TRANSACTION_WAIT;
+        let mut g = self.lock();
+        // Page sums are those of the tip. A prepared transaction is settled within milliseconds; inside a
+        // rollback transaction the pages of the position are being overwritten.
+        while !g.prepared.is_empty() || g.prepared_rollback.is_some() || g.rollback.is_dirty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StoreError::Busy {
+                    what: "a copy of the database",
+                    holder: "a transaction".into(),
+                });
+            }
+            // Woken at the end of each transaction; the timeout covers those that end otherwise.
+            let nap = left.min(Duration::from_millis(20));
+            g = self.transaction_ended.wait_timeout(g, nap).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        self.check_alive(&g)?;
+        let pos = g.published;
+        if pos.is_zero() || g.sums.page_count() == 0 {
+            return Err(StoreError::NotFound);
+        }
+        let file = self.backing(FileKind::Database)?.file;
+        let snapshot = Snapshot::new(SnapshotInput {
+            db: self.name.clone(),
+            pos,
+            sums: g.sums.clone(),
+            file,
+            history: Box::new(LogHistory::new(Arc::clone(&self.log), g.complete_at, pos)),
+            disk: Arc::clone(&self.env.disk),
+            spool_dir: self.dir.spool(),
+        })
+        .map_err(|e| self.snapshot_error(e))?;
+        {
+            let mut list = self.cow.write().unwrap_or_else(PoisonError::into_inner);
+            list.retain(|c| !c.is_done());
+            list.push(Arc::clone(snapshot.copy_on_write()));
+            self.cow_active.store(true, Ordering::Release);
+        }
+        drop(g);
+        if !self.log_durable_to(pos) {
+            self.sync_log()?;
+        }
+        Ok(snapshot)
+    }
+
+    fn snapshot_error(&self, e: SnapshotError) -> StoreError {
+        match e {
+            SnapshotError::Read { source, .. } => {
+                StoreError::Io { what: "read of a page for a copy", source }
+            }
+            SnapshotError::Write(source) => StoreError::Io { what: "output of a copy", source },
+            SnapshotError::Page { .. } => {
+                tracing::error!(db = %self.name, "{e}: the disk has lost or changed data");
+                StoreError::Corrupt { what: "the database file", reason: e.to_string() }
+            }
+            other => StoreError::Corrupt { what: "a copy", reason: other.to_string() },
+        }
+    }
+}
