@@ -1,7 +1,7 @@
 //! Taking SQLite's locks in SQLite's order, by trying.
 //!
 //! Owns: the back-off, SHARED, the way to EXCLUSIVE, and the protocol of the "dead man switch". Does not
-//! own: what is done under them. Tested by everything in `tests/apply_*.rs`.
+//! own: what is done under them. Tested by everything in `tests/apply/`.
 //!
 //! Order: SHARED on the database, then either RESERVED, PENDING, EXCLUSIVE, or DMS, WRITE, CKPT,
 //! RECOVER, READn. No lock of the index without SHARED: a connection in exclusive locking mode holds

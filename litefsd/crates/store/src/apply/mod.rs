@@ -1,9 +1,9 @@
 //! Bringing transactions that were made elsewhere into the files, as one more SQLite client.
 //!
 //! Owns: the locks that a write needs ([`locks`]), WAL databases ([`wal_writer`]), rollback databases
-//! ([`rollback_writer`]), whole images ([`replace`]) and drops ([`drop_files`]). Does not own: what is
+//! ([`rollback_writer`]), whole images ([`replace_all`]) and drops ([`drop_files`]). Does not own: what is
 //! applied, in which order, and whether it is right; whoever calls has verified it and has it durably in
-//! the log, so that everything here may be repeated after a crash. Tested in `tests/apply_*.rs` with real
+//! the log, so that everything here may be repeated after a crash. Tested in `tests/apply/` with real
 //! SQLite in other processes.
 //!
 //! Everything goes through [`OwnMount`](crate::own_mount::OwnMount), so page caches and mappings of

@@ -1,7 +1,7 @@
 //! Applying a transaction to a database with a rollback journal, under EXCLUSIVE.
 //!
 //! Owns: the bounded way to EXCLUSIVE, the pages, the size. Does not own: databases whose `-wal` is in
-//! use ([`super::wal_writer`]). Tested in `tests/apply_rollback.rs`.
+//! use ([`super::wal_writer`]). Tested in `tests/apply/rollback.rs`.
 //!
 //! No journal is written: the transaction is in the log, recovery repeats it. That is right only as long
 //! as EXCLUSIVE is held from the first write to the last, so a failure in between keeps the lock.

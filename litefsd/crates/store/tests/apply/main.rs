@@ -9,4 +9,5 @@ mod modes;
 mod primary;
 mod rollback;
 mod wal;
+mod wal_cost;
 mod wal_load;

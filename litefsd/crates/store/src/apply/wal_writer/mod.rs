@@ -4,7 +4,7 @@
 //! Owns: the state of one WAL and its locks between [`WalWriter::attach`] and [`WalWriter::detach`].
 //! Its parts: `attach` (locks, adopting or rebuilding the index), `frames` (encoding), `index` (reading
 //! and writing the index), `tx` (one transaction, restart), `checkpoint`, `leave` (back to a rollback
-//! journal). Does not own: which transaction comes next. Tested in `tests/apply_wal.rs`.
+//! journal). Does not own: which transaction comes next. Tested in `tests/apply/wal*.rs`.
 //!
 //! *Invariant:* while attached, SHARED on the database, DMS and WRITE on the index are held. So readers
 //! come and go, an application's write or TRUNCATE checkpoint gets BUSY at once, and nobody removes or
