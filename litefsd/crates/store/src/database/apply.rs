@@ -16,7 +16,7 @@ use litefs_types::{Checksum, PageNo, Pos};
 use super::wal::Backing;
 use super::{Database, Inner, JournalMode, OwnIo};
 use crate::apply::wal_writer::{WalPosition, WalSync, WalWriter};
-use crate::apply::{ApplyError, PageSource, drop_files, replace_all, rollback_writer};
+use crate::apply::{ApplyError, PageSource, Replaced, drop_files, replace_all, rollback_writer};
 use crate::disk::{Op, OpenHow};
 use crate::error::{Result, StoreError};
 use crate::log::{LogEntry, RecordKind, RecordMeta};
@@ -253,14 +253,14 @@ impl Database {
     }
 
     /// Tries again while readers are in the way, and says who they are.
-    fn wait_for_readers(
+    fn wait_for_readers<T>(
         &self,
-        mut apply: impl FnMut(Instant) -> std::result::Result<(), ApplyError>,
-    ) -> Result<()> {
+        mut apply: impl FnMut(Instant) -> std::result::Result<T, ApplyError>,
+    ) -> Result<T> {
         let give_up = Instant::now() + LOCK_WAIT;
         loop {
             match apply(Instant::now() + LOCK_TRY) {
-                Ok(()) => return Ok(()),
+                Ok(done) => return Ok(done),
                 Err(ApplyError::Blocked(b)) if Instant::now() < give_up => {
                     tracing::warn!(db = %self.name, "replication waits for a reader: {b}");
                 }
@@ -341,6 +341,7 @@ impl Database {
         }
         self.keep_snapshot(&received)?;
         let mut source = LtxPages(|| Ok(received.reader()));
+        let mut as_frames = false;
         if let Some(own) = self.own().cloned() {
             self.backing_or_create(FileKind::Database, false)?;
             if self.lock().mode == JournalMode::Wal && self.lock().sums.page_count() > 0 {
@@ -350,10 +351,9 @@ impl Database {
             let replaced = self.wait_for_readers(|deadline| {
                 let writer = own_io.writer.as_deref();
                 replace_all(&*own, writer, &mut source, header.page_size, header.commit, deadline, false)
-                    .map(|_| ())
             });
             match replaced {
-                Ok(()) => {}
+                Ok(how) => as_frames = matches!(how, Replaced::AsFrames(_)),
                 Err(e @ StoreError::Apply(ApplyError::Blocked(_))) => {
                     self.forget_snapshot()?;
                     return Err(e);
@@ -381,18 +381,22 @@ impl Database {
             g.mode = mode.unwrap_or(JournalMode::Rollback);
             g.wal_versions.clear();
             g.wal_sizes.clear();
-            // As frames if a reader stayed; then the database file is complete only at the next restart.
-            if own_io.writer.is_none() {
+            if as_frames {
+                for (page, sum) in &sums {
+                    g.wal_versions.entry(*page).or_default().push(*sum);
+                }
+                g.wal_sizes.push(header.commit);
+            } else {
                 g.complete_at = pos;
             }
-            for (page, sum) in &sums {
-                g.wal_versions.entry(*page).or_default().push(*sum);
-            }
-            g.wal_sizes.push(header.commit);
             self.now_at(&mut g, &header, pos);
         }
-        self.stamp_after_snapshot(own_io)?;
-        self.forget_snapshot()?;
+        self.stamp(false)?;
+        // Frames alone do not survive a power loss, and the log before them is gone.
+        own_io.snapshot_kept = as_frames;
+        if !as_frames {
+            self.forget_snapshot()?;
+        }
         self.env.notice.changed(change_of(&self.name, &header, pos));
         Ok(pos)
     }
@@ -509,6 +513,12 @@ impl Database {
             let done = writer.checkpoint(&*own, &before)?;
             if done.complete {
                 self.lock().complete_at = at;
+                let mut own_io = self.lock_own();
+                if own_io.snapshot_kept {
+                    self.stamp(false)?;
+                    self.forget_snapshot()?;
+                    own_io.snapshot_kept = false;
+                }
             }
         }
         Ok(())

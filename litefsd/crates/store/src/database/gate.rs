@@ -75,13 +75,14 @@ impl Database {
         Err(self.refusal(caller, what, "RESERVED or EXCLUSIVE"))
     }
 
-    /// WAL_WRITE or X, for the wal.
-    pub(super) fn gate_wal(&self, caller: &Caller, what: &'static str) -> Result<()> {
-        if self.own().is_none()
-            || self.exclusive(caller, Lock::WalWrite)?
-            || self.exclusive(caller, Lock::Shared)?
-        {
-            return Ok(());
+    /// WAL_WRITE or X, for the wal. Says whether it was X alone: then the writer may keep its wal-index
+    /// in its own memory (rule W8).
+    pub(super) fn gate_wal(&self, caller: &Caller, what: &'static str) -> Result<bool> {
+        if self.own().is_none() || self.exclusive(caller, Lock::WalWrite)? {
+            return Ok(false);
+        }
+        if self.exclusive(caller, Lock::Shared)? {
+            return Ok(true);
         }
         Err(self.refusal(caller, what, "WAL_WRITE or EXCLUSIVE"))
     }

@@ -87,6 +87,8 @@ pub struct Database {
 struct OwnIo {
     /// The daemon as the WAL writer of a replica's database (rule P1), once attached.
     writer: Option<Arc<WalWriter>>,
+    /// `snapshot.ltx` stays until a checkpoint has brought its frames into the database file.
+    snapshot_kept: bool,
 }
 
 /// Wakes the publisher thread of this database.

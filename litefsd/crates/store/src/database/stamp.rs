@@ -2,7 +2,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use super::{Database, OwnIo};
+use super::Database;
 use crate::disk::Op;
 use crate::error::{Result, StoreError};
 use crate::own_mount::FileKind;
@@ -50,10 +50,5 @@ impl Database {
             Err(e) => return Err(e),
         }
         sums_file.write(update, pos, db_pos, id).map_err(StoreError::io("write of the page sums"))
-    }
-
-    /// After a snapshot the old stamp speaks of a log that is gone.
-    pub(super) fn stamp_after_snapshot(&self, _own_io: &OwnIo) -> Result<()> {
-        self.stamp(false)
     }
 }

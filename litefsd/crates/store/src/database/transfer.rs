@@ -106,10 +106,42 @@ impl Database {
     /// Starts a copy at the published position, made durable first: a replica must not be ahead.
     fn snapshot(&self) -> Result<Snapshot> {
         let deadline = Instant::now() + TRANSACTION_WAIT;
+        loop {
+            let snapshot = self.snapshot_of_tip(deadline)?;
+            if self.wait_published(snapshot.pos(), deadline)? {
+                if !self.log_durable_to(snapshot.pos()) {
+                    self.sync_log()?;
+                }
+                return Ok(snapshot);
+            }
+            // The last transaction was dropped before anybody saw it: a copy of something that never was.
+        }
+    }
+
+    /// Waits until SQLite shows the position. `Ok(false)`: it never will.
+    fn wait_published(&self, pos: Pos, deadline: Instant) -> Result<bool> {
+        loop {
+            if self.resolve_pos().txid_raw() >= pos.txid_raw() {
+                // A later transaction may have taken the number.
+                return Ok(
+                    self.pos() == pos || self.log.get(pos.next_txid())?.is_some_and(|e| e.pre() == pos)
+                );
+            }
+            if self.lock().tip.txid_raw() < pos.txid_raw() {
+                return Ok(false);
+            }
+            if Instant::now() >= deadline {
+                return Err(StoreError::Busy { what: "a copy of the database", holder: "a writer".into() });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Starts a copy at the end of the log, which readers may not see yet.
+    fn snapshot_of_tip(&self, deadline: Instant) -> Result<Snapshot> {
         let mut g = self.lock();
-        // Page sums are those of the tip. A prepared transaction is settled within milliseconds; inside a
-        // rollback transaction the pages of the position are being overwritten.
-        while !g.prepared.is_empty() || g.prepared_rollback.is_some() || g.rollback.is_dirty() {
+        // Inside a rollback transaction the pages of the position are being overwritten.
+        while g.prepared_rollback.is_some() || g.rollback.is_dirty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(StoreError::Busy {
@@ -122,7 +154,8 @@ impl Database {
             g = self.transaction_ended.wait_timeout(g, nap).unwrap_or_else(PoisonError::into_inner).0;
         }
         self.check_alive(&g)?;
-        let pos = g.published;
+        // Page sums are those of the tip.
+        let pos = g.tip;
         if pos.is_zero() || g.sums.page_count() == 0 {
             return Err(StoreError::NotFound);
         }
@@ -142,10 +175,6 @@ impl Database {
             list.retain(|c| !c.is_done());
             list.push(Arc::clone(snapshot.copy_on_write()));
             self.cow_active.store(true, Ordering::Release);
-        }
-        drop(g);
-        if !self.log_durable_to(pos) {
-            self.sync_log()?;
         }
         Ok(snapshot)
     }

@@ -8,13 +8,12 @@ use std::time::Instant;
 
 use litefs_core::capture::{FrameTx, ReadAt, ReadFailed, WalEvent, frame_data_offset};
 use litefs_ltx::WalSpan;
-use litefs_sqlite::lock_bytes::Lock;
 
 use super::files::{Caller, OpenedFile};
 use super::{Database, Inner, Logged, Prepared};
 use crate::disk::{DiskFile, Op};
 use crate::error::{Result, StoreError};
-use crate::own_mount::{FileKind, LockKind, Probe};
+use crate::own_mount::FileKind;
 
 const WRITE: Op = Op::new("wal.write");
 const ZAP: Op = Op::new("wal.zap");
@@ -46,7 +45,7 @@ impl Database {
         data: &[u8],
     ) -> Result<()> {
         self.require_permit("write of the wal")?;
-        self.gate_wal(caller, "write of the wal")?;
+        let by_x = self.gate_wal(caller, "write of the wal")?;
         if offset < HEADER {
             self.settle_before_wal_end(caller)?;
         }
@@ -59,12 +58,13 @@ impl Database {
         }
         opened.file.write_all_at(WRITE, data, offset).map_err(StoreError::io("write of the wal"))?;
         let mut back = Backing(&*opened.file);
-        let events = g
-            .wal
-            .wrote(offset, data, &mut back)
-            .map_err(|e| StoreError::Corrupt { what: "the wal", reason: e.to_string() })?;
+        let events = match g.wal.wrote(offset, data, &mut back) {
+            Ok(events) => events,
+            // What it found is lost with the error: nobody knows any more what the wal holds.
+            Err(e) => return Err(self.poison(&mut g, format!("the wal could not be followed: {e}"))),
+        };
         for event in events {
-            self.wal_event(caller, &mut g, opened, event)?;
+            self.wal_event(&mut g, opened, event, by_x)?;
         }
         if g.prepared.is_empty() {
             return Ok(());
@@ -74,7 +74,7 @@ impl Database {
         Ok(())
     }
 
-    fn wal_event(&self, caller: &Caller, g: &mut Inner, opened: &OpenedFile, event: WalEvent) -> Result<()> {
+    fn wal_event(&self, g: &mut Inner, opened: &OpenedFile, event: WalEvent, by_x: bool) -> Result<()> {
         match event {
             WalEvent::NewGeneration => {
                 g.wal_versions.clear();
@@ -87,8 +87,7 @@ impl Database {
             }
             WalEvent::Dropped { from_frame } => self.drop_prepared(g, from_frame),
             WalEvent::Commit(tx) => {
-                let heap_index = self.heap_index(caller)?;
-                match self.prepare_wal(g, opened, &tx, heap_index) {
+                match self.prepare_wal(g, opened, &tx, by_x) {
                     Ok(()) => Ok(()),
                     Err(e) => {
                         // The application is told that this commit failed and will use the frame numbers
@@ -111,18 +110,6 @@ impl Database {
         let told = g.wal.wrote(at, &zeros, &mut Backing(&*opened.file));
         if !done || told.is_err() {
             self.poison(g, "a refused commit could not be removed from the wal");
-        }
-    }
-
-    /// Whether the writer keeps its wal-index in its own memory: X held and no `-shm` (rule W8).
-    fn heap_index(&self, caller: &Caller) -> Result<bool> {
-        if self.own().is_none() || self.exists(FileKind::Shm) {
-            return Ok(false);
-        }
-        match self.probe(caller, Lock::Shared, LockKind::Shared) {
-            // Already answered for the gate of this very request, so it cannot need a worker now.
-            Err(StoreError::NeedsWorker) => Ok(false),
-            other => Ok(matches!(other?, Probe::Held { .. })),
         }
     }
 
@@ -223,7 +210,7 @@ impl Database {
         }
         opened.file.set_len(TRUNCATE, size).map_err(StoreError::io("truncation of the wal"))?;
         for event in g.wal.truncated(size) {
-            self.wal_event(caller, &mut g, opened, event)?;
+            self.wal_event(&mut g, opened, event, false)?;
         }
         if size < HEADER {
             self.wal_ended(&mut g);
@@ -240,7 +227,7 @@ impl Database {
         let mut g = self.lock();
         self.check_alive(&g)?;
         for event in g.wal.removed() {
-            self.wal_event(caller, &mut g, &opened, event)?;
+            self.wal_event(&mut g, &opened, event, false)?;
         }
         self.wal_ended(&mut g);
         self.remove_name(FileKind::Wal, UNLINK)
