@@ -65,25 +65,30 @@ impl<M: FileSystemModel> Adapter<M> {
             Target::File(db, _) | Target::Pos(db) | Target::Lock(db) => Some(db.name().clone()),
             Target::Primary | Target::Lag => None,
         };
-        Job { op, db, directory_locked: false }
+        Job { op, db, directory_locked: false, own: open.own }
     }
 
-    fn node_job(&self, op: Op, id: u64) -> Job {
+    fn node_job(&self, op: Op, id: u64, who: Who) -> Job {
         let db = self.0.nodes.get(id).and_then(|n| match &n.target {
             Target::File(db, _) => Some(db.name().clone()),
             _ => None,
         });
-        Job { op, db, directory_locked: false }
+        Job { op, db, directory_locked: false, own: self.0.own.contains(who.pid) }
     }
 
-    fn name_job(op: Op, name: &OsStr) -> Job {
+    fn name_job(&self, op: Op, name: &OsStr, who: Who) -> Job {
         let db = Name::parse(name).ok().and_then(|n| n.database().cloned());
-        Job { op, db, directory_locked: true }
+        Job { op, db, directory_locked: true, own: self.0.own.contains(who.pid) }
+    }
+
+    /// Counts a request, and logs it (`fuse.debug`).
+    fn begin(&self, op: Op, req: &Request, ino: INodeNo, detail: &dyn std::fmt::Debug) {
+        self.0.stats.count(op);
+        tracing::trace!(op = op.label(), pid = req.pid(), uid = req.uid(), node = ino.0, ?detail);
     }
 
     /// The open file of a handle, or an answer in its place.
-    fn opened(&self, op: Op, fh: FileHandle) -> Result<Arc<Open<M::Db>>, Errno> {
-        self.0.stats.count(op);
+    fn opened(&self, fh: FileHandle) -> Result<Arc<Open<M::Db>>, Errno> {
         self.0.handles.get(fh.0).ok_or(Errno::EBADF)
     }
 }
@@ -113,7 +118,7 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.0.stats.count(Op::Lookup);
+        self.begin(Op::Lookup, req, parent, &name);
         match self.0.lookup(who(req), parent.0, name) {
             Ok(Found::Yes { attr, attr_ttl, entry_ttl }) => {
                 reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, GENERATION);
@@ -130,8 +135,8 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         self.0.nodes.forget(std::iter::once((ino.0, nlookup)));
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.0.stats.count(Op::Getattr);
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.begin(Op::Getattr, req, ino, &());
         match self.0.getattr(ino.0) {
             Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(e) => reply.error(plain(&self.0, Op::Getattr, e)),
@@ -156,10 +161,10 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.0.stats.count(Op::Setattr);
+        self.begin(Op::Setattr, req, ino, &size);
         let who = who(req);
         self.deferrable(
-            self.node_job(Op::Setattr, ino.0),
+            self.node_job(Op::Setattr, ino.0, who),
             reply,
             move |core, may_block| core.setattr(who, ino.0, size, fh.map(|h| h.0), may_block),
             |_, reply, done| match done {
@@ -170,10 +175,10 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.0.stats.count(Op::Open);
+        self.begin(Op::Open, req, ino, &flags);
         let who = who(req);
         self.deferrable(
-            self.node_job(Op::Open, ino.0),
+            self.node_job(Op::Open, ino.0, who),
             reply,
             move |core, may_block| core.open(who, ino.0, flags.0, may_block),
             |_, reply, done| match done {
@@ -193,11 +198,11 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.0.stats.count(Op::Create);
+        self.begin(Op::Create, req, parent, &name);
         let who = who(req);
         let owned = name.to_owned();
         self.deferrable(
-            Self::name_job(Op::Create, name),
+            self.name_job(Op::Create, name, who),
             reply,
             move |core, may_block| core.create(who, parent.0, &owned, mode & !umask, flags, may_block),
             |core, reply, done: Result<Created, Errno>| match done {
@@ -223,7 +228,7 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
     fn read(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -231,7 +236,8 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let open = match self.opened(Op::Read, fh) {
+        self.begin(Op::Read, req, ino, &(offset, size));
+        let open = match self.opened(fh) {
             Ok(open) => open,
             Err(e) => return reply.error(e),
         };
@@ -262,7 +268,7 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
     fn write(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -271,31 +277,31 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let open = match self.opened(Op::Write, fh) {
+        self.begin(Op::Write, req, ino, &(offset, data.len()));
+        let open = match self.opened(fh) {
             Ok(open) => open,
             Err(e) => return reply.error(e),
         };
         let (pid, len) = (req.pid(), data.len() as u32);
         let from_page_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        // Not `deferrable` alone: the data is only copied when the request must wait.
-        let first = {
+        // Not `deferrable`: the data is only copied when the request must wait.
+        let place = self.0.busy.enter(Op::Write, open.own);
+        let first = if place.is_some() {
             let _serving = Serving::Inline.enter();
             self.0.write(&open, pid, fh.0, (offset, data), from_page_cache, false)
+        } else {
+            Err(ModelError::NeedsWorker)
         };
+        drop(place);
         match first {
             Ok(()) => reply.written(len),
             Err(ModelError::NeedsWorker) => {
                 let (data, job) = (data.to_vec(), Self::file_job(Op::Write, &open));
-                self.deferrable(
+                self.defer(
                     job,
                     reply,
                     move |core, may_block| {
-                        if may_block {
-                            core.write(&open, pid, fh.0, (offset, &data), from_page_cache, true)
-                        } else {
-                            // Was tried above.
-                            Err(ModelError::NeedsWorker)
-                        }
+                        core.write(&open, pid, fh.0, (offset, &data), from_page_cache, may_block)
                     },
                     move |_, reply, done| match done {
                         Ok(()) => reply.written(len),
@@ -307,8 +313,9 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         }
     }
 
-    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        let open = match self.opened(Op::Flush, fh) {
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.begin(Op::Flush, req, ino, &fh);
+        let open = match self.opened(fh) {
             Ok(open) => open,
             Err(e) => return reply.error(e),
         };
@@ -318,22 +325,23 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
 
     fn release(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.stats.count(Op::Release);
+        self.begin(Op::Release, req, ino, &fh);
         let Some(open) = self.0.handles.remove(fh.0) else { return reply.error(Errno::EBADF) };
         let job = Self::file_job(Op::Release, &open);
         self.deferrable(job, reply, move |core, may_block| core.release(&open, fh.0, may_block), empty);
     }
 
-    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let open = match self.opened(Op::Fsync, fh) {
+    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.begin(Op::Fsync, req, ino, &fh);
+        let open = match self.opened(fh) {
             Ok(open) => open,
             Err(e) => return reply.error(e),
         };
@@ -347,10 +355,10 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.stats.count(Op::Unlink);
+        self.begin(Op::Unlink, req, parent, &name);
         let (who, owned) = (who(req), name.to_owned());
         self.deferrable(
-            Self::name_job(Op::Unlink, name),
+            self.name_job(Op::Unlink, name, who),
             reply,
             move |core, may_block| core.unlink(who, parent.0, &owned, may_block),
             empty,
@@ -367,13 +375,13 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.stats.count(Op::Rename);
+        self.begin(Op::Rename, req, INodeNo::ROOT, &(name, newname));
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
         let (who, from, to) = (who(req), name.to_owned(), newname.to_owned());
         self.deferrable(
-            Self::name_job(Op::Rename, newname),
+            self.name_job(Op::Rename, newname, who),
             reply,
             move |core, may_block| core.rename(who, &from, &to, may_block),
             empty,
@@ -389,13 +397,13 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
 
     fn readdir(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.0.stats.count(Op::Readdir);
+        self.begin(Op::Readdir, req, ino, &offset);
         for entry in self.0.list(offset) {
             if reply.add(INodeNo(entry.ino), entry.cookie, entry.kind, &entry.name) {
                 break;

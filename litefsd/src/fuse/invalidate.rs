@@ -6,8 +6,8 @@
 //! *Who may call.* INVAL_INODE of data waits for pages that are locked by a READ or a WRITE in flight;
 //! INVAL_ENTRY waits for the directory's lock, which a CREATE or UNLINK in flight holds. So neither
 //! may be sent by a thread that answers a request, nor by one that holds a lock which answering
-//! needs. Calls from a thread that is answering are queued for the thread `fuse-inval`. Other threads
-//! send data notifications themselves (the call is over when the kernel's pages are gone), holding
+//! needs. Calls from such a thread are queued for the thread `fuse-inval` (a worker is such a thread for
+//! data while it answers a WRITE, for entries while it answers CREATE or UNLINK). Other threads send data notifications themselves (the call is over when the kernel's pages are gone), holding
 //! **no lock that a READ or WRITE handler takes**; entries always go through the thread, and the
 //! caller waits for them at most [`ENTRY_WAIT`], so that a caller with a lock is slow but never stuck.
 //!
@@ -28,6 +28,7 @@ use litefs_types::DbName;
 use super::model::DatabaseFiles;
 use super::names::FileRef;
 use super::nodes::{Nodes, ROOT};
+use super::scope::Serving;
 use super::stats::{Op, Stats};
 
 /// How long [`Invalidator::entry`] waits for the kernel. An application that is inside CREATE or
@@ -92,7 +93,7 @@ impl<D: DatabaseFiles> KernelCache<D> {
     pub fn data_ranges(&self, db: &DbName, file: FileKind, ranges: &[(u64, u64)]) {
         let Some(id) = self.nodes.id_of(&FileRef::Kind(file).name_in_mount(db.as_str())) else { return };
         let ranges = merge(ranges.to_vec());
-        if super::scope::Serving::now() == super::scope::Serving::Nothing {
+        if may_wait_for_pages() {
             for (offset, len) in ranges {
                 self.send_data(id, offset, len);
             }
@@ -134,7 +135,7 @@ impl<D: DatabaseFiles> KernelCache<D> {
     }
 
     fn wait_for(&self, ticket: u64) {
-        if self.notifier.get().is_none() || super::scope::Serving::now() != super::scope::Serving::Nothing {
+        if self.notifier.get().is_none() || !may_wait_for_entries() {
             return;
         }
         let (p, late) = self
@@ -234,6 +235,24 @@ impl<D: DatabaseFiles> Invalidator for KernelCache<D> {
             p.listing = true;
         });
         self.wait_for(ticket);
+    }
+}
+
+/// Whether the calling thread may wait until all requests on a file's pages are answered.
+fn may_wait_for_pages() -> bool {
+    match Serving::now() {
+        Serving::Nothing => true,
+        Serving::Inline => false,
+        Serving::Deferred { page_locked, .. } => !page_locked,
+    }
+}
+
+/// Whether the calling thread may wait until no CREATE or UNLINK is under way.
+fn may_wait_for_entries() -> bool {
+    match Serving::now() {
+        Serving::Nothing => true,
+        Serving::Inline => false,
+        Serving::Deferred { directory_locked, .. } => !directory_locked,
     }
 }
 

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::adapter::{Adapter, MAX_IO};
+use super::invalidate::KernelCache;
 use super::model::{FileSystemModel, NodeView};
 use super::mount_point::{FS_NAME, MountPointError, detach, fusermount, mounted_at, prepare};
 use super::ops::{Core, Options};
@@ -103,6 +104,17 @@ pub fn mount<M: FileSystemModel>(
     view: Arc<dyn NodeView>,
     options: &MountOptions,
 ) -> Result<Mounted<M>, MountError> {
+    mount_with(model, view, options, |_, _| ())
+}
+
+/// Like [`mount`]; `ready` is called when the mount is there but no request is answered yet: the place
+/// to tell the store about its own mount. It must not touch the mount.
+pub fn mount_with<M: FileSystemModel>(
+    model: Arc<M>,
+    view: Arc<dyn NodeView>,
+    options: &MountOptions,
+    ready: impl FnOnce(&Arc<OwnMounts>, &Arc<KernelCache<M::Db>>),
+) -> Result<Mounted<M>, MountError> {
     let dir = prepare(&options.dir, &options.data_dir)?;
     if !nix::unistd::geteuid().is_root() {
         check_user_mount(options.allow_other)?;
@@ -123,15 +135,15 @@ pub fn mount<M: FileSystemModel>(
     };
     let session = Session::new(Adapter(core.clone()), &dir, &config).map_err(failed)?;
     core.cache.start(session.notifier()).map_err(failed)?;
+    let nodes = core.nodes.clone();
+    let known = Arc::new(move |name: &str| nodes.id_of(name).is_some());
+    let own_mounts = Arc::new(OwnMounts::new(dir.clone(), core.own.clone(), known));
+    ready(&own_mounts, &core.cache);
     let session =
         std::thread::Builder::new().name("fuse".into()).spawn(move || session.run()).map_err(failed)?;
     set_readahead(&dir);
-
-    let nodes = core.nodes.clone();
-    let own_mounts =
-        OwnMounts::new(dir.clone(), core.own.clone(), Arc::new(move |name| nodes.id_of(name).is_some()));
     tracing::info!(dir = %dir.display(), allow_other = options.allow_other, "mounted");
-    Ok(Mounted { core, dir, own_mounts: Arc::new(own_mounts), session: Some(session) })
+    Ok(Mounted { core, dir, own_mounts, session: Some(session) })
 }
 
 fn check_user_mount(allow_other: bool) -> Result<(), MountError> {
@@ -184,17 +196,26 @@ impl<M: FileSystemModel> Mounted<M> {
         self.session.as_ref().is_some_and(|s| !s.is_finished())
     }
 
-    /// Ends the mount: tries until nobody uses it, and after `deadline` detaches it (a detached mount
-    /// is served until its last user is gone or this process ends). Locks held on own descriptors go.
+    /// Ends the mount: waits until no other process uses it, and after `deadline` detaches it (a detached
+    /// mount is served until its last user is gone or this process ends). Own descriptors are kept as
+    /// long as applications are served, then closed for good, and locks held on them go.
     pub fn unmount(mut self, deadline: Duration) -> Unmounted {
-        self.own_mounts.close_all();
         let end = Instant::now() + deadline;
+        let me = std::process::id();
         let mut told = false;
         let how = loop {
-            match self.try_unmount() {
+            let in_time = Instant::now() < end;
+            let used = in_time && holders(&self.dir).iter().any(|h| h.pid != me);
+            let result = if used {
+                Err(io::ErrorKind::ResourceBusy.into())
+            } else {
+                self.own_mounts.close_all();
+                self.try_unmount()
+            };
+            match result {
                 Ok(()) => break Unmounted::Clean,
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break Unmounted::Gone,
-                Err(e) if Instant::now() < end && e.kind() == io::ErrorKind::ResourceBusy => {
+                Err(e) if in_time && e.kind() == io::ErrorKind::ResourceBusy => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::info!(dir = %self.dir.display(), "the mount is in use, waiting for its users");
                     }

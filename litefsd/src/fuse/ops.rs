@@ -13,6 +13,7 @@ use litefs_store::own_mount::FileKind;
 use litefs_types::DbName;
 
 use super::access::{self, Ownership, Who, permitted};
+use super::answer::Busy;
 use super::attrs::{FOREVER, ttl};
 use super::deferred::Workers;
 use super::handles::Handles;
@@ -63,6 +64,7 @@ pub struct Core<M: FileSystemModel> {
     pub(crate) stats: Arc<Stats>,
     pub(crate) cache: Arc<KernelCache<M::Db>>,
     pub(crate) numbers: Numbers,
+    pub(crate) busy: Busy,
 }
 
 /// Answer to LOOKUP.
@@ -110,6 +112,7 @@ impl<M: FileSystemModel> Core<M> {
             own: OwnThreads::default(),
             stats,
             numbers: Numbers::default(),
+            busy: Busy::default(),
         })
     }
 

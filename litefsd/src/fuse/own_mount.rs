@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litefs_sqlite::lock_bytes::{Lock, LockFile};
@@ -32,13 +33,14 @@ pub struct OwnMounts {
     dir: PathBuf,
     own: OwnThreads,
     known: Known,
+    closed: Arc<AtomicBool>,
     made: Mutex<Vec<Weak<FuseOwnMount>>>,
 }
 
 impl OwnMounts {
     /// For the mount at `dir`.
     pub fn new(dir: PathBuf, own: OwnThreads, known: Known) -> Self {
-        Self { dir, own, known, made: Mutex::default() }
+        Self { dir, own, known, closed: Arc::default(), made: Mutex::default() }
     }
 
     /// The own descriptors of one database; each call makes a new set.
@@ -48,6 +50,7 @@ impl OwnMounts {
             db: db.clone(),
             own: self.own.clone(),
             known: self.known.clone(),
+            closed: self.closed.clone(),
         });
         let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|w| w.strong_count() > 0);
@@ -55,8 +58,9 @@ impl OwnMounts {
         made
     }
 
-    /// Closes every own descriptor: they would keep the mount busy.
+    /// Closes every own descriptor, and lets none be opened again: they would keep the mount busy.
     pub fn close_all(&self) {
+        self.closed.store(true, Ordering::SeqCst);
         let all = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
         for mount in all.iter().filter_map(Weak::upgrade) {
             for kind in [FileKind::Database, FileKind::Journal, FileKind::Wal, FileKind::Shm] {
@@ -72,6 +76,7 @@ pub struct FuseOwnMount {
     db: DbName,
     own: OwnThreads,
     known: Known,
+    closed: Arc<AtomicBool>,
 }
 
 fn would_deadlock(what: &str) -> io::Error {
@@ -92,7 +97,7 @@ impl FuseOwnMount {
 
     /// IO that needs the directory.
     fn name_io<T>(&self, what: &str, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if Serving::now() == (Serving::Deferred { directory_locked: true }) {
+        if matches!(Serving::now(), Serving::Deferred { directory_locked: true, .. }) {
             return Err(would_deadlock(what));
         }
         self.io(what, f)
@@ -113,6 +118,16 @@ impl FuseOwnMount {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    fn open_now(&self, file: FileKind, create: bool) -> io::Result<bool> {
+        if matches!(Serving::now(), Serving::Deferred { directory_locked: true, .. }) {
+            return match self.open_from_cache(file)? {
+                false if create => Err(would_deadlock("create")),
+                open => Ok(open),
+            };
+        }
+        self.io("open", || self.files.open(file, create))
     }
 }
 
@@ -158,13 +173,15 @@ impl OwnMount for FuseOwnMount {
     }
 
     fn open(&self, file: FileKind, create: bool) -> io::Result<bool> {
-        if Serving::now() == (Serving::Deferred { directory_locked: true }) {
-            return match self.open_from_cache(file)? {
-                false if create => Err(would_deadlock("create")),
-                open => Ok(open),
-            };
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the mount is coming to its end"));
         }
-        self.io("open", || self.files.open(file, create))
+        let opened = self.open_now(file, create);
+        if self.closed.load(Ordering::SeqCst) {
+            // `close_all` may have passed by while this was being opened.
+            self.close(file);
+        }
+        opened
     }
 
     fn close(&self, file: FileKind) {

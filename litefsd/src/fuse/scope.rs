@@ -70,8 +70,12 @@ pub enum Serving {
     Inline,
     /// A deferred request, on a worker.
     Deferred {
-        /// The kernel holds the directory's lock until the answer: nothing that looks up a name.
+        /// The kernel holds the directory's lock until the answer (CREATE, UNLINK): nothing that looks
+        /// up a name.
         directory_locked: bool,
+        /// The kernel holds a page of the file until the answer (WRITE): nothing that reads or
+        /// invalidates that page.
+        page_locked: bool,
     },
 }
 
@@ -128,8 +132,8 @@ mod tests {
         assert_eq!(Serving::now(), Serving::Nothing);
         let _a = Serving::Inline.enter();
         {
-            let _b = Serving::Deferred { directory_locked: true }.enter();
-            assert_eq!(Serving::now(), Serving::Deferred { directory_locked: true });
+            let _b = Serving::Deferred { directory_locked: true, page_locked: false }.enter();
+            assert_eq!(Serving::now(), Serving::Deferred { directory_locked: true, page_locked: false });
         }
         assert_eq!(Serving::now(), Serving::Inline);
     }

@@ -121,6 +121,28 @@ fn own_descriptors_do_not_keep_the_mount_busy() {
 }
 
 #[test]
+fn applications_are_served_until_they_end() {
+    let mut f = Fixture::new();
+    let mut app = f.app("db");
+    app.ok("CREATE TABLE t(x)");
+    let own = f.mounted().own_mounts().make(&"db".parse().unwrap());
+    assert!(own.open(FileKind::Database, false).unwrap());
+    let mount = f.mount.take().unwrap();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            for i in 0..20 {
+                app.ok(&format!("INSERT INTO t VALUES({i})"));
+                assert_eq!(own.len(FileKind::Database).unwrap(), 8192, "own descriptors are kept as long");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            app.end();
+        });
+        assert_eq!(mount.unmount(Duration::from_secs(10)), Unmounted::Clean);
+    });
+    assert!(own.open(FileKind::Database, false).is_err(), "what comes late must not keep the mount busy");
+}
+
+#[test]
 fn dropping_a_mount_takes_it_away() {
     let f = Fixture::new();
     let dir = f.dir.clone();
