@@ -322,7 +322,7 @@ async fn slow_and_silent_clients() {
     s.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("\r\nLitefs-Id: "), "{answer}");
     let mut s = TcpStream::connect(primary.addr).await.unwrap();
-    s.write_all(&[b'x'; 200_000]).await.ok();
+    s.write_all(&vec![b'x'; 200_000]).await.ok();
     let mut answer = Vec::new();
     let _ = s.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
@@ -332,7 +332,7 @@ async fn slow_and_silent_clients() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_position_maps_are_refused() {
     let primary = Node::primary().await;
-    let long_name = [&[0, 0, 0, 1, 0, 1, 0, 0][..], &[b'a'; 70_000]].concat();
+    let long_name = [&[0, 0, 0, 1, 0, 1, 0, 0][..], &vec![b'a'; 70_000]].concat();
     for (map, text) in [
         (Vec::new(), "EOF\n"),
         (vec![0, 0, 0], "unexpected EOF\n"),

@@ -6,7 +6,7 @@ use super::App;
 use super::reply::{self, Body, Reply};
 
 pub(super) fn events(app: &App) -> Reply {
-    match app.node.events.subscribe(&app.node.role()) {
+    match app.node.subscribe_events() {
         Some(rx) => reply::stream(Some("application/json"), Body::Lines(rx)),
         None => reply::unavailable("too many event subscribers"),
     }

@@ -33,6 +33,7 @@ pub use reply::{Aborted, Body, LITEFS_CLUSTER_ID, LITEFS_ID, Part, Reply};
 pub(crate) use reply::{bad_request, error as error_reply, stream as stream_reply, unavailable};
 
 use crate::metrics::StreamMetrics;
+use crate::primary::Damage;
 use crate::primary::changes::ChangeHub;
 use backend::Backend;
 use node::NodeState;
@@ -74,6 +75,7 @@ pub struct App {
     pub options: Options,
     /// Counters of the streams.
     pub stream_metrics: StreamMetrics,
+    pub(crate) damage: Damage,
     pub(crate) scrapes: AtomicU64,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) map_reads: Semaphore,
@@ -95,6 +97,7 @@ impl App {
             changes,
             options,
             stream_metrics: StreamMetrics::default(),
+            damage: Damage::default(),
             scrapes: AtomicU64::new(0),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             map_reads: Semaphore::new(MAX_MAP_READS),

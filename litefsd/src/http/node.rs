@@ -106,6 +106,13 @@ impl NodeState {
         self.role.borrow().clone()
     }
 
+    /// Events from now on, with the role now as the first. (No change of role falls between the two: that
+    /// needs the lock which is held here.)
+    pub fn subscribe_events(&self) -> Option<tokio::sync::mpsc::Receiver<bytes::Bytes>> {
+        let role = self.role.borrow();
+        self.events.subscribe(&role)
+    }
+
     /// Whether this node is the primary now.
     pub fn is_primary(&self) -> bool {
         self.role.borrow().is_primary

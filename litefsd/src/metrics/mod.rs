@@ -31,12 +31,9 @@ pub struct StreamMetrics {
 
 impl StreamMetrics {
     /// Counts an open stream until the guard is dropped.
-    pub(crate) fn opened(&self) {
+    pub(crate) fn opened(&self) -> OpenStream<'_> {
         self.open.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn closed(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        OpenStream(self)
     }
 
     /// An LTX frame was sent.
@@ -65,6 +62,15 @@ pub fn render(app: &App) -> String {
     page.value(name, &[("code", "500")], 0.0);
     page.value(name, &[("code", "503")], 0.0);
     page.finish()
+}
+
+/// An open stream, as long as it lives.
+pub(crate) struct OpenStream<'a>(&'a StreamMetrics);
+
+impl Drop for OpenStream<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Answers a scrape.

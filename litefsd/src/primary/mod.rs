@@ -5,8 +5,11 @@
 //! `tests/tests/replication_net.rs` and, against recorded requests, `http_port.rs`.
 
 pub mod changes;
+mod damage;
 mod send;
 mod session;
+
+pub(crate) use damage::Damage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -80,24 +80,22 @@ impl Sender {
     /// Does what the session says until it waits.
     pub(super) fn pump(&mut self, out: ChannelWriter) -> Result<Pumped, SendError> {
         let backend = Arc::clone(&self.app.backend);
-        let source =
-            StoreSource { backend: &*backend, found: RefCell::default(), failed: RefCell::default() };
+        let source = StoreSource { app: &self.app, backend: &*backend, found: RefCell::default() };
         let mut wire = Wire { app: &self.app, out, file_from: None };
         loop {
             let action = self.session.next(Timestamp::from_system(SystemTime::now()), &source);
-            if let Some((db, error)) = source.failed.take() {
-                return Err(SendError::Source { db, source: error });
-            }
             match action {
                 Action::Frame(frame) => wire.frame(&frame)?,
                 Action::Entry { db, txid } => match source.take(&db, txid) {
-                    Ok(Some(entry)) => {
+                    Some(entry) => {
                         let post = entry.post;
-                        wire.entry(&db, txid, entry)?;
-                        self.session.sent(post, &source);
+                        if wire.entry(&db, txid, entry)? {
+                            self.session.sent(post, &source);
+                        } else {
+                            self.session.unavailable();
+                        }
                     }
-                    Ok(None) => self.session.unavailable(),
-                    Err(error) => return Err(SendError::Source { db, source: error }),
+                    None => self.session.unavailable(),
                 },
                 Action::Snapshot { db, reason } => {
                     tracing::info!("{db}: sending a snapshot: {}", reason.as_str());
@@ -117,18 +115,32 @@ impl Sender {
     }
 }
 
-/// The store as the session asks for it. Keeps the entry that was looked at, and why a look failed.
+/// The store as the session asks for it. Keeps the entry that was looked at.
 struct StoreSource<'a> {
+    app: &'a App,
     backend: &'a dyn Backend,
     found: RefCell<Option<(DbName, Txid, LogEntry)>>,
-    failed: RefCell<Option<(DbName, SourceError)>>,
 }
 
 impl StoreSource<'_> {
-    fn take(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError> {
+    fn take(&self, db: &DbName, txid: Txid) -> Option<LogEntry> {
         match self.found.take() {
-            Some((d, t, entry)) if (&d, t) == (db, txid) => Ok(Some(entry)),
-            _ => self.backend.entry(db, txid),
+            Some((d, t, entry)) if (&d, t) == (db, txid) => Some(entry),
+            _ => self.look(db, txid),
+        }
+    }
+
+    /// An entry that cannot be read is as good as none: the replica gets a snapshot instead.
+    fn look(&self, db: &DbName, txid: Txid) -> Option<LogEntry> {
+        if self.app.damage.is_known(db, txid) {
+            return None;
+        }
+        match self.backend.entry(db, txid) {
+            Ok(entry) => entry,
+            Err(e) => {
+                self.app.damage.report(self.backend, db, txid, &e.to_string());
+                None
+            }
         }
     }
 }
@@ -139,18 +151,10 @@ impl Source for StoreSource<'_> {
     }
 
     fn log(&self, db: &DbName, txid: Txid) -> Option<LogFacts> {
-        match self.backend.entry(db, txid) {
-            Ok(entry) => {
-                let entry = entry?;
-                let facts = LogFacts { pre_apply: entry.pre, post: entry.post };
-                self.found.replace(Some((db.clone(), txid, entry)));
-                Some(facts)
-            }
-            Err(e) => {
-                self.failed.replace(Some((db.clone(), e)));
-                None
-            }
-        }
+        let entry = self.look(db, txid)?;
+        let facts = LogFacts { pre_apply: entry.pre, post: entry.post };
+        self.found.replace(Some((db.clone(), txid, entry)));
+        Some(facts)
     }
 
     fn hwm(&self, db: &DbName) -> Option<Txid> {
@@ -167,34 +171,40 @@ struct Wire<'a> {
 }
 
 impl Wire<'_> {
-    fn entry(&mut self, db: &DbName, txid: Txid, entry: LogEntry) -> Result<(), SendError> {
+    /// Sends a log entry. `false`: it is damaged, and nothing of it was sent.
+    fn entry(&mut self, db: &DbName, txid: Txid, entry: LogEntry) -> Result<bool, SendError> {
         let facts = (txid, entry.pre, entry.post);
         let check = |header: &Header, post: Checksum| {
             let is = (header.min_txid, header.pre_apply, Pos::new(header.max_txid, post));
             if is == facts { Ok(()) } else { Err("it holds another transaction".to_owned()) }
         };
-        self.begin(db)?;
         let compress = self.app.options.compress;
         let result = if entry.len <= MEMORY_LIMIT as u64 {
             // Verified before its first byte is sent.
             let mut bytes = Vec::with_capacity(entry.len as usize);
-            send_verified(entry.reader, &mut bytes, compress, &check)
-                .map_err(|e| Failure::Damaged(e.to_string()))
-                .and_then(|()| self.file(|chunks| chunks.write_all(&bytes).map_err(|e| e.to_string())))
+            if let Err(e) = send_verified(entry.reader, &mut bytes, compress, &check) {
+                self.app.damage.report(&*self.app.backend, db, txid, &e.to_string());
+                return Ok(false);
+            }
+            self.begin(db)?;
+            self.file(|chunks| chunks.write_all(&bytes).map_err(|e| e.to_string()))
         } else {
             // Verified on its way; its end is sent only when all of it was good.
+            self.begin(db)?;
             let input = BufReader::with_capacity(READ_BUFFER, entry.reader);
             self.file(|chunks| send_verified(input, chunks, compress, &check).map_err(|e| e.to_string()))
         };
         match result {
-            Ok(()) => self.app.stream_metrics.sent(db.as_str(), false),
+            Ok(()) => {}
             Err(Failure::Send(e)) => return Err(e),
             Err(Failure::Damaged(what)) => {
-                self.app.backend.damaged(db, txid, &what);
+                self.app.damage.report(&*self.app.backend, db, txid, &what);
                 return Err(SendError::Damaged { db: db.clone(), txid, what });
             }
         }
-        self.end()
+        self.app.stream_metrics.sent(db.as_str(), false);
+        self.end()?;
+        Ok(true)
     }
 
     fn snapshot(&mut self, db: &DbName) -> Result<Pos, SendError> {

@@ -62,7 +62,8 @@ impl Session {
     /// Streams until the end.
     pub(super) async fn run(mut self) {
         tracing::info!(replica = %self.peer, "replica connected");
-        self.app.stream_metrics.opened();
+        let app = Arc::clone(&self.app);
+        let _open = app.stream_metrics.opened();
         // A vanished replica shows as a closed channel: hyper drops the response with the connection.
         let closed = self.tx.clone();
         let end = tokio::select! {
@@ -77,7 +78,6 @@ impl Session {
         if let Some(part) = last {
             let _ = timeout(STALL_LIMIT, self.tx.send(part)).await;
         }
-        self.app.stream_metrics.closed();
         tracing::info!(replica = %self.peer, "replica disconnected");
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`MemStore`] keeps pages and LTX files in maps and is strict: it verifies what it receives. [`Node`] is
 //! one with a server on loopback.
-#![allow(dead_code, reason = "shared by two test binaries, neither of which uses all of it")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two test binaries, neither of which uses all of it")]
 
 pub mod client;
 pub mod fake;
@@ -288,14 +288,14 @@ impl StreamSink for MemStore {
         let mut dbs = self.dbs.lock().unwrap();
         let mut d = dbs.get(db).cloned().unwrap_or_default();
         let have = d.pos.unwrap_or(Pos::ZERO);
-        if !header.is_snapshot() {
+        if header.is_snapshot() {
+            d.pages.clear();
+            d.log.clear();
+        } else {
             let want = header.min_txid.prev().map_or(Pos::ZERO, |t| Pos::new(t, header.pre_apply));
             if have != want {
                 return Err(SinkError::Mismatch { db: db.clone(), have, want });
             }
-        } else {
-            d.pages.clear();
-            d.log.clear();
         }
         d.page_size = header.page_size.get();
         let mut dec = Decoder::new(&file[..]).map_err(invalid)?;
