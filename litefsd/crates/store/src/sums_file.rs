@@ -147,7 +147,7 @@ pub struct SumsFile {
     file: Option<Arc<dyn DiskFile>>,
     generation: u64,
     stamp: Option<Stamp>,
-    /// Blocks of an update that failed: they must go with the next one.
+    /// Blocks that were collected and not yet written, or not successfully: they go with the next update.
     owed: BTreeSet<usize>,
     /// The array on disk is of no use: all of it must go with the next update.
     all: bool,
@@ -235,6 +235,8 @@ impl SumsFile {
         let mut blocks: BTreeSet<usize> = sums.take_dirty_blocks().into_iter().collect();
         let end = sums.block_count();
         blocks.extend(self.owed.iter().copied().filter(|b| *b < end));
+        // Until they are written, they are owed: the array has forgotten that they changed.
+        self.owed.extend(&blocks);
         let blocks = blocks
             .into_iter()
             .map(|b| (b, sums.block(b).iter().flat_map(|s| s.to_le_bytes()).collect()))
@@ -267,7 +269,6 @@ impl SumsFile {
         if update.blocks.is_empty() && self.stamp == Some(stamp) {
             return Ok(());
         }
-        self.owed.extend(update.blocks.iter().map(|(b, _)| *b));
         let new = self.file.is_none();
         let file = match &self.file {
             Some(f) => Arc::clone(f),

@@ -26,6 +26,8 @@ mod wal;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod tests;
 
 use std::io;
