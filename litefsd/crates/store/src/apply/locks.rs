@@ -20,8 +20,11 @@ const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 /// How long PENDING may keep new readers out while the old ones leave.
 pub const PENDING_HELD: Duration = Duration::from_millis(50);
-/// How long the readers get in between.
+/// How long the readers get in between. Every fourth try in vain adds as much again, up to
+/// [`PENDING_RELEASED_MAX`]: SQLite's busy handler sleeps up to 100 ms, a reader must not miss every gap.
 pub const PENDING_RELEASED: Duration = Duration::from_millis(10);
+/// The longest gap.
+pub const PENDING_RELEASED_MAX: Duration = Duration::from_millis(100);
 
 /// Pauses that grow, until a deadline.
 #[derive(Debug)]
@@ -153,7 +156,7 @@ pub struct Exclusive<'m> {
 
 impl<'m> Exclusive<'m> {
     /// RESERVED, PENDING, EXCLUSIVE. PENDING is held for [`PENDING_HELD`] at most; between two tries
-    /// everything is released for [`PENDING_RELEASED`], so that no reader fails for longer and nobody who
+    /// everything is released for [`PENDING_RELEASED`] or more, so that no reader fails for longer and nobody who
     /// waits for us to leave (a hot journal's player) waits for ever.
     ///
     /// With `have_shared` the caller holds SHARED already, and again when this is dropped.
@@ -162,6 +165,7 @@ impl<'m> Exclusive<'m> {
         have_shared: bool,
         deadline: Instant,
     ) -> Result<Self, ApplyError> {
+        let mut tries = 0u32;
         loop {
             let blocker = match Self::try_once(mount, have_shared, deadline) {
                 Ok(Ok(())) => return Ok(Self { mount, keep_shared: have_shared }),
@@ -176,7 +180,9 @@ impl<'m> Exclusive<'m> {
             if left.is_zero() {
                 return Err(ApplyError::Blocked(blocker));
             }
-            std::thread::sleep(PENDING_RELEASED.min(left));
+            let gap = PENDING_RELEASED.saturating_mul(1 + tries / 4).min(PENDING_RELEASED_MAX);
+            std::thread::sleep(gap.min(left));
+            tries = tries.saturating_add(1);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The other side: a database that SQLite changes, cut into transactions by comparing images.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use litefs_store::own_mount::FileKind;
@@ -141,4 +142,13 @@ pub fn soon() -> Instant {
 
 pub fn in_ms(ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(ms)
+}
+
+/// Set when dropped, so that a failed assertion ends the threads that wait for it.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

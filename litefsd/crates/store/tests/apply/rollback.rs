@@ -10,7 +10,7 @@ use litefs_store::plain_mount::PlainMount;
 use litefs_types::PageNo;
 
 use crate::client::{Client, Version};
-use crate::primary::{CHECK, Primary, Replica, Tx, in_ms, soon};
+use crate::primary::{CHECK, Primary, Replica, SetOnDrop, Tx, in_ms, soon};
 
 fn apply(r: &Replica, p: &Primary, tx: &Tx, deadline: Instant) -> Result<(), ApplyError> {
     rollback_writer::apply(&r.mount, &mut tx.source(), p.page_size, tx.commit, deadline).map(|_| ())
@@ -59,6 +59,7 @@ fn pending_is_held_for_a_bounded_time() {
     let tx = p.update(1..50, 60);
     let over = AtomicBool::new(false);
     std::thread::scope(|s| {
+        let end = SetOnDrop(&over);
         let watch = s.spawn(|| {
             let (mut longest, mut since, mut free) = (Duration::ZERO, None::<Instant>, 0);
             while !over.load(Ordering::Relaxed) {
@@ -74,18 +75,21 @@ fn pending_is_held_for_a_bounded_time() {
         });
         // A new reader with a busy timeout gets in although somebody waits for EXCLUSIVE all the time.
         let mut comes = Client::new(Version::Bundled, &r.path());
-        comes.run("PRAGMA busy_timeout=400");
+        comes.run("PRAGMA busy_timeout=3000");
         let reader = s.spawn(move || {
-            for _ in 0..40 {
-                let got = comes.one(CHECK);
-                assert!(got.starts_with("ok|1"), "{got}");
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            (0..10)
+                .map(|_| {
+                    std::thread::sleep(Duration::from_millis(5));
+                    comes.one(CHECK)
+                })
+                .collect::<Vec<_>>()
         });
-        assert!(apply(&r, &p, &tx, in_ms(1000)).unwrap_err().blocker().is_some());
-        reader.join().unwrap();
-        over.store(true, Ordering::Relaxed);
+        let blocked = apply(&r, &p, &tx, in_ms(1000));
+        let got = reader.join();
+        drop(end);
         let (longest, free) = watch.join().unwrap();
+        assert!(blocked.unwrap_err().blocker().is_some());
+        assert_eq!(got.unwrap(), vec!["ok|1"; 10]);
         // 50 ms by rule; the rest is what a busy machine adds.
         assert!(longest < Duration::from_millis(120), "{longest:?}");
         assert!(free > 10, "{free}");

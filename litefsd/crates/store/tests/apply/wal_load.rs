@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use litefs_store::own_mount::FileKind;
 
 use crate::client::{Client, Version};
-use crate::primary::{CHECK, Primary};
+use crate::primary::{CHECK, Primary, SetOnDrop};
 use crate::wal::{log_is_durable, start, write};
 
 const FRAMES: usize = 50_000;
@@ -53,6 +53,7 @@ fn fifty_thousand_frames_under_readers() {
     let (mut frames, mut restarts, mut slowest) = (0, 0, Duration::ZERO);
     std::thread::scope(|s| {
         let over = &over;
+        let end = SetOnDrop(over);
         let readers: Vec<_> =
             readers.into_iter().map(|(c, mmap, ck)| s.spawn(move || read(c, mmap, ck, over))).collect();
         let checkpoints = s.spawn(|| {
@@ -80,7 +81,7 @@ fn fifty_thousand_frames_under_readers() {
             frames += tx.pages.len();
             restarts += u32::from(written.restarted);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         let looks: Vec<u32> = readers.into_iter().map(|t| t.join().unwrap()).collect();
         let complete = checkpoints.join().unwrap();
         eprintln!(
