@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use litefs_store::database::{self, Database, HandleId, OpenedFile};
+use litefs_store::disk::Op;
 use litefs_store::own_mount::FileKind;
 use litefs_store::{Store, StoreError};
 use litefs_types::{DbName, Pos};
@@ -28,6 +29,11 @@ impl Backing for StoreFile {
     fn stat(&self) -> io::Result<FileStat> {
         let m = self.0.file.metadata()?;
         Ok(FileStat { size: m.len, mtime: m.mtime, ino: self.0.node })
+    }
+
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        const UNLINKED: Op = Op::new("fuse.truncate_unlinked");
+        self.0.file.set_len(UNLINKED, size)
     }
 }
 

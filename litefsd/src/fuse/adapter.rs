@@ -395,14 +395,7 @@ impl<M: FileSystemModel> Filesystem for Adapter<M> {
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.begin(Op::Readdir, req, ino, &offset);
         for entry in self.0.list(offset) {
             if reply.add(INodeNo(entry.ino), entry.cookie, entry.kind, &entry.name) {

@@ -81,6 +81,12 @@ pub trait Backing: Send + Sync + 'static {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
     /// `fstat`
     fn stat(&self) -> io::Result<FileStat>;
+    /// `ftruncate` of a file whose name is gone: means nothing for the database, and must not reach
+    /// another file that has the name now.
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        let _ = size;
+        Err(io::Error::from_raw_os_error(libc::ESTALE))
+    }
 }
 
 /// Fewer bytes only at the end of the file: the kernel takes the rest for zeroes.

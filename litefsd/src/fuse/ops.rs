@@ -229,7 +229,10 @@ impl<M: FileSystemModel> Core<M> {
                 if open.is_none() && !self.may(who, self.options.ownership.file_mode, access::W) {
                     return errno(libc::EACCES);
                 }
-                db.truncate(&caller, *file, size)?;
+                match node.backing() {
+                    Some(backing) if caller.unlinked => backing.set_len(size)?,
+                    _ => db.truncate(&caller, *file, size)?,
+                }
                 self.cache.changed();
             }
         }

@@ -122,6 +122,11 @@ fn unlinked_files_work_and_their_numbers_are_not_used_again() {
         assert_eq!((m.len(), m.nlink()), (5004, 0));
     }
     assert!(f.knobs().take().iter().all(|s| s.caller.unlinked), "the model is told that the name is gone");
+    // A size change of an old file must not reach the one that has the name now.
+    fs::write(&path, "the new one").unwrap();
+    kept[0].set_len(3).unwrap();
+    assert_eq!(kept[0].metadata().unwrap().len(), 3);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "the new one");
     drop(kept);
     assert!(eventually(|| f.mounted().core().open_handles() == 0));
 }
@@ -153,4 +158,31 @@ fn names_change_under_a_storm_of_lookups() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+/// As a replica in a rollback mode gets its transactions: in the backing file, then the kernel is told.
+#[test]
+fn sqlite_sees_what_was_written_behind_its_back() {
+    for mmap in [0, 1 << 30] {
+        let f = Fixture::new();
+        let mut app = f.app("db");
+        app.ok("CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+        app.ok(&format!("PRAGMA mmap_size={mmap}"));
+        let behind = rusqlite::Connection::open(f.backing("db")).unwrap();
+        for i in 1..50 {
+            assert_eq!(app.ok("SELECT max(x) FROM t"), (i - 1).to_string());
+            behind
+                .execute_batch(&format!("INSERT INTO t VALUES({i}); INSERT INTO t VALUES(zeroblob(9000))"))
+                .unwrap();
+            behind.execute_batch("DELETE FROM t WHERE typeof(x) = 'blob'").unwrap();
+            if i % 10 == 0 {
+                behind.execute_batch("VACUUM").unwrap();
+            }
+            f.mounted().core().kernel_cache().data(&db(), FileKind::Database, 0, 0);
+            assert_eq!(app.ok("SELECT max(x) FROM t"), i.to_string(), "mmap_size={mmap}");
+        }
+        assert_eq!(app.ok("PRAGMA integrity_check"), "ok");
+        app.ok("INSERT INTO t VALUES(1000)");
+        app.end();
+    }
 }

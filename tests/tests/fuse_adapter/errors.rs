@@ -104,3 +104,24 @@ fn errors_of_the_model_reach_the_caller_as_they_are() {
     f.knobs().set_hook(|_, _, _| Err(ModelError::NeedsWorker));
     assert_eq!(errno(create(&f.dir.join("db-journal"))), libc::EIO);
 }
+
+#[test]
+fn a_copy_is_told_about_an_error_at_its_end() {
+    use litefsd::fuse::model::ModelError;
+    let f = Fixture::new();
+    let source = f.tmp.path().join("source");
+    fs::write(&source, vec![7; 300_000]).unwrap();
+    let copy = || std::process::Command::new("cp").arg(&source).arg(f.dir.join("db")).output().unwrap();
+    assert!(copy().status.success());
+    assert_eq!(fs::read(f.backing("db")).unwrap(), vec![7; 300_000]);
+    for deferred in [false, true] {
+        f.knobs().set_hook(move |what, _, c| match what {
+            "flush" if deferred && !c.may_block => Err(ModelError::NeedsWorker),
+            "flush" => Err(ModelError::Errno(libc::ENOSPC)),
+            _ => Ok(()),
+        });
+        let out = copy();
+        assert!(!out.status.success(), "the error of close(2) was lost");
+        assert!(String::from_utf8_lossy(&out.stderr).contains("No space left"), "{out:?}");
+    }
+}

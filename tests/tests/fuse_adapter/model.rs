@@ -27,6 +27,9 @@ impl Backing for PlainFile {
         let m = self.0.metadata()?;
         Ok(FileStat { size: m.len(), mtime: m.modified()?, ino: m.ino() })
     }
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        self.0.set_len(size)
+    }
 }
 
 /// A mutating request as the model saw it.
@@ -185,6 +188,9 @@ impl DatabaseFiles for PlainDb {
     ) -> ModelResult<()> {
         // Nothing to be durable for: these tests are about the mount.
         self.enter("fsync", file, caller)
+    }
+    fn flush(&self, caller: &Caller, file: FileRef, _opened: &PlainFile) -> ModelResult<()> {
+        self.enter("flush", file, caller)
     }
     fn unlink(&self, caller: &Caller, file: FileRef) -> ModelResult<()> {
         self.enter("unlink", file, caller)?;
