@@ -98,13 +98,18 @@ impl StreamSource for StoreBackend {
     }
 }
 
+/// What the primary is told: a database that must not be continued has nothing.
+fn stream_position(db: &Database) -> Pos {
+    if db.wants_snapshot() { Pos::ZERO } else { db.pos() }
+}
+
 impl StreamSink for StoreBackend {
     fn positions(&self) -> Vec<(DbName, Pos)> {
-        self.store.databases().iter().map(|db| (db.name().clone(), db.pos())).collect()
+        self.store.databases().iter().map(|db| (db.name().clone(), stream_position(db))).collect()
     }
 
     fn position(&self, db: &DbName) -> Pos {
-        self.store.database(db.as_str()).map_or(Pos::ZERO, |db| db.pos())
+        self.store.database(db.as_str()).map_or(Pos::ZERO, |db| stream_position(&db))
     }
 
     fn spool(&self, db: &DbName) -> SpoolWriter {

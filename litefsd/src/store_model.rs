@@ -19,21 +19,29 @@ use crate::fuse::model::{
 use crate::fuse::names::FileRef;
 
 /// A backing file in the mount.
-pub struct StoreFile(OpenedFile);
+pub struct StoreFile {
+    opened: OpenedFile,
+    /// For the database file: its pages are checked before they are served.
+    check: Option<Arc<Database>>,
+}
 
 impl Backing for StoreFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.file.read_at(buf, offset)
+        let n = self.opened.file.read_at(buf, offset)?;
+        match &self.check {
+            Some(db) => db.verify_read(&self.opened, offset, &mut buf[..n]).map(|()| n),
+            None => Ok(n),
+        }
     }
 
     fn stat(&self) -> io::Result<FileStat> {
-        let m = self.0.file.metadata()?;
-        Ok(FileStat { size: m.len, mtime: m.mtime, ino: self.0.node })
+        let m = self.opened.file.metadata()?;
+        Ok(FileStat { size: m.len, mtime: m.mtime, ino: self.opened.node })
     }
 
     fn set_len(&self, size: u64) -> io::Result<()> {
         const UNLINKED: Op = Op::new("fuse.truncate_unlinked");
-        self.0.file.set_len(UNLINKED, size)
+        self.opened.file.set_len(UNLINKED, size)
     }
 }
 
@@ -74,6 +82,10 @@ fn answer(db: &str, what: &str, e: StoreError) -> ModelError {
 impl StoreDb {
     fn done<T>(&self, what: &str, r: Result<T, StoreError>) -> ModelResult<T> {
         r.map_err(|e| answer(self.db.name().as_str(), what, e))
+    }
+
+    fn file(&self, file: FileRef, opened: OpenedFile) -> StoreFile {
+        StoreFile { opened, check: (file == FileRef::DATABASE).then(|| Arc::clone(&self.db)) }
     }
 
     /// A super-journal is written only while some database of the mount has a writer.
@@ -131,7 +143,7 @@ impl DatabaseFiles for StoreDb {
             ),
             FileRef::SuperJournal(s) => self.db.open_super_journal(s.as_str(), false, false),
         };
-        self.done("open", opened).map(StoreFile)
+        self.done("open", opened).map(|o| self.file(file, o))
     }
 
     fn create_file(&self, c: &Caller, file: FileRef, _mode: u32, exclusive: bool) -> ModelResult<StoreFile> {
@@ -143,7 +155,7 @@ impl DatabaseFiles for StoreDb {
                 self.db.open_super_journal(s.as_str(), true, exclusive)
             }
         };
-        self.done("create", opened).map(StoreFile)
+        self.done("create", opened).map(|o| self.file(file, o))
     }
 
     fn created(&self) {
@@ -161,10 +173,10 @@ impl DatabaseFiles for StoreDb {
     ) -> ModelResult<()> {
         let c = caller(c);
         let r = match file {
-            FileRef::Kind(kind) => self.db.write(&c, kind, &opened.0, offset, data, from_page_cache),
+            FileRef::Kind(kind) => self.db.write(&c, kind, &opened.opened, offset, data, from_page_cache),
             FileRef::SuperJournal(_) => {
                 self.gate_super_journal(&c)?;
-                self.db.write_super_journal(&opened.0, offset, data)
+                self.db.write_super_journal(&opened.opened, offset, data)
             }
         };
         self.done("write", r)
@@ -184,8 +196,8 @@ impl DatabaseFiles for StoreDb {
 
     fn fsync(&self, c: &Caller, file: FileRef, opened: &StoreFile, _data_only: bool) -> ModelResult<()> {
         let r = match file {
-            FileRef::Kind(kind) => self.db.fsync(&caller(c), kind, &opened.0),
-            FileRef::SuperJournal(_) => self.db.sync_super_journal(&opened.0),
+            FileRef::Kind(kind) => self.db.fsync(&caller(c), kind, &opened.opened),
+            FileRef::SuperJournal(_) => self.db.sync_super_journal(&opened.opened),
         };
         self.done("fsync", r)
     }

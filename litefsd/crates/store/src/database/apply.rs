@@ -7,6 +7,7 @@
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use litefs_core::page_sums::PageSums;
@@ -21,7 +22,7 @@ use crate::disk::{Op, OpenHow};
 use crate::error::{Result, StoreError};
 use crate::log::{LogEntry, RecordKind, RecordMeta};
 use crate::notice::Change;
-use crate::own_mount::FileKind;
+use crate::own_mount::{FileKind, OwnMount};
 use crate::spool::Spooled;
 
 const SNAPSHOT: Op = Op::new("snapshot.write");
@@ -35,6 +36,10 @@ const LOCK_TRY: Duration = Duration::from_secs(2);
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// A reader that has the wal open keeps a switch to a rollback mode waiting: it is only tried.
 const LEAVE_WAL: Duration = Duration::from_millis(50);
+/// And not again before this: each try holds up the next transaction.
+const LEAVE_WAL_AGAIN: Duration = Duration::from_secs(1);
+/// Pause before a half written database is written again.
+const TORN_PAUSE: Duration = Duration::from_secs(1);
 /// Buffer for decoding.
 const BUFFER: usize = 256 * 1024;
 
@@ -78,12 +83,20 @@ impl Database {
     pub fn apply(&self, received: Spooled) -> Result<Pos> {
         let incoming = read_and_verify(&received)?;
         let mut own_io = self.lock_own();
+        let as_frames = {
+            let g = self.lock();
+            let wal = g.mode == JournalMode::Wal || own_io.writer.as_ref().is_some_and(|w| w.is_attached());
+            wal && g.sums.page_count() > 0
+                && g.page_size == Some(incoming.header.page_size)
+                && incoming.header.commit > 0
+                && !incoming.header.is_snapshot()
+        };
+        let _rewriting = (!as_frames).then(|| self.rewriting());
         let pos = if incoming.header.is_snapshot() && incoming.header.commit > 0 {
             self.apply_snapshot(&mut own_io, incoming, received)?
         } else {
             self.apply_one(&mut own_io, incoming, received)?
         };
-        drop(own_io);
         Ok(pos)
     }
 
@@ -100,14 +113,18 @@ impl Database {
                     want: header.pre_apply_pos(),
                 });
             }
-            self.check_post(&g, &header, &sums, post)?;
+            if let Err(e) = self.check_post(&g, &header, &sums, post) {
+                // The file is what was sent, and it follows our position, yet it leads elsewhere: one of the
+                // two databases is not what its position says. A snapshot settles it.
+                self.ask_for_snapshot(&e);
+                return Err(e);
+            }
             g.tip
         };
         let pos = Pos::new(header.max_txid, post);
-        if header.is_snapshot() {
-            // A drop that we know nothing before of.
-            self.log.reset(pos, header.timestamp)?;
-        } else {
+        // A drop of what we know nothing of: there is no log to continue.
+        let foreign_drop = header.is_snapshot();
+        if !foreign_drop {
             let meta = RecordMeta {
                 kind: RecordKind::Applied,
                 min: header.min_txid,
@@ -118,20 +135,40 @@ impl Database {
             };
             self.log.append_spooled(meta, received, post)?;
         }
-        if let Err(e) = self.write_applied(own_io, &header, &sums) {
-            let blocked = matches!(&e, StoreError::Apply(ApplyError::Blocked(_)));
-            let mut g = self.lock();
-            if blocked && !header.is_snapshot() {
-                self.log.rewind(before)?;
+        match self.write_applied(own_io, &header, &sums) {
+            Ok(()) => {}
+            Err(e) if !half_written(&e) => {
+                // What readers see has not changed: it is asked for again.
+                if !foreign_drop {
+                    self.log.rewind(before)?;
+                }
                 return Err(e);
             }
-            return Err(self.poison(
-                &mut g,
-                format!("a received transaction could not be written to the database: {e}"),
-            ));
+            Err(e) => {
+                let mut g = self.lock();
+                return Err(self.poison(
+                    &mut g,
+                    format!("a received transaction could not be written to the database: {e}"),
+                ));
+            }
+        }
+        if foreign_drop {
+            self.log.reset(pos, header.timestamp)?;
         }
         self.applied(&header, &sums, pos, mode);
         Ok(pos)
+    }
+
+    /// From now on this database asks for a snapshot, until it has got one.
+    pub(super) fn ask_for_snapshot(&self, why: &StoreError) {
+        if !self.wants_snapshot.swap(true, Ordering::AcqRel) {
+            tracing::error!(db = %self.name, "asks for a snapshot from the primary: {why}");
+        }
+    }
+
+    /// Whether the local content is not to be continued: the primary must send a snapshot.
+    pub fn wants_snapshot(&self) -> bool {
+        self.wants_snapshot.load(Ordering::Acquire)
     }
 
     /// The database checksum that the transaction leads to, by the sums of its pages.
@@ -184,21 +221,14 @@ impl Database {
         self.backing_or_create(FileKind::Database, false)?;
         if whole {
             self.sync_log()?;
-            return self.wait_for_readers(|deadline| {
+            return self.wait_for_readers(|deadline, redo| {
                 let writer = own_io.writer.as_deref();
-                replace_all(
-                    &*own,
-                    writer,
-                    &mut pages_of(entry.clone()),
-                    header.page_size,
-                    header.commit,
-                    deadline,
-                    false,
-                )
-                .map(|_| ())
+                let mut pages = pages_of(entry.clone());
+                replace_all(&*own, writer, &mut pages, header.page_size, header.commit, deadline, redo)
+                    .map(|_| ())
             });
         }
-        if self.lock().mode == JournalMode::Wal || own_io.writer.is_some() {
+        if self.lock().mode == JournalMode::Wal || own_io.writer.as_ref().is_some_and(|w| w.is_attached()) {
             let writer = self.attached(own_io)?;
             let written = writer.write_tx(&*own, &mut pages_of(entry), header.commit, WalSync::No)?;
             let mut g = self.lock();
@@ -215,14 +245,13 @@ impl Database {
         }
         // No page of the database file before the log explains it: a crash inside is redone from there.
         self.sync_log()?;
-        self.wait_for_readers(|deadline| {
-            rollback_writer::apply(
-                &*own,
-                &mut pages_of(entry.clone()),
-                header.page_size,
-                header.commit,
-                deadline,
-            )
+        self.wait_for_readers(|deadline, redo| {
+            let mut pages = pages_of(entry.clone());
+            if redo {
+                rollback_writer::redo(&*own, &mut pages, header.page_size, header.commit)
+            } else {
+                rollback_writer::apply(&*own, &mut pages, header.page_size, header.commit, deadline)
+            }
             .map(|_| ())
         })
     }
@@ -252,17 +281,24 @@ impl Database {
         Ok(())
     }
 
-    /// Tries again while readers are in the way, and says who they are.
+    /// Tries again while readers are in the way, and says who they are. Half written (a full disk), the
+    /// database stays locked and the same is written again; `apply` is told so by its second argument.
     fn wait_for_readers<T>(
         &self,
-        mut apply: impl FnMut(Instant) -> std::result::Result<T, ApplyError>,
+        mut apply: impl FnMut(Instant, bool) -> std::result::Result<T, ApplyError>,
     ) -> Result<T> {
         let give_up = Instant::now() + LOCK_WAIT;
+        let mut torn = false;
         loop {
-            match apply(Instant::now() + LOCK_TRY) {
+            match apply(Instant::now() + LOCK_TRY, torn) {
                 Ok(done) => return Ok(done),
                 Err(ApplyError::Blocked(b)) if Instant::now() < give_up => {
                     tracing::warn!(db = %self.name, "replication waits for a reader: {b}");
+                }
+                Err(e @ ApplyError::Torn(_)) if Instant::now() < give_up => {
+                    tracing::error!(db = %self.name, "{e}; it is written again in {TORN_PAUSE:?}");
+                    torn = true;
+                    std::thread::sleep(TORN_PAUSE);
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -286,7 +322,7 @@ impl Database {
     fn drop_applied(&self, own_io: &mut OwnIo) -> Result<()> {
         self.sync_log()?;
         if let Some(own) = self.own().cloned() {
-            self.wait_for_readers(|deadline| drop_files(&*own, own_io.writer.as_deref(), deadline))?;
+            self.wait_for_readers(|deadline, _| drop_files(&*own, own_io.writer.as_deref(), deadline))?;
         }
         own_io.writer = None;
         self.remove_files()?;
@@ -335,7 +371,7 @@ impl Database {
         {
             let g = self.lock();
             self.check_alive(&g)?;
-            if g.tip == pos {
+            if g.tip == pos && !self.wants_snapshot() {
                 return Ok(pos);
             }
         }
@@ -348,13 +384,13 @@ impl Database {
                 // With WAL_WRITE in hand a reader that does not leave makes it frames instead.
                 self.attached(own_io)?;
             }
-            let replaced = self.wait_for_readers(|deadline| {
+            let replaced = self.wait_for_readers(|deadline, redo| {
                 let writer = own_io.writer.as_deref();
-                replace_all(&*own, writer, &mut source, header.page_size, header.commit, deadline, false)
+                replace_all(&*own, writer, &mut source, header.page_size, header.commit, deadline, redo)
             });
             match replaced {
                 Ok(how) => as_frames = matches!(how, Replaced::AsFrames(_)),
-                Err(e @ StoreError::Apply(ApplyError::Blocked(_))) => {
+                Err(e) if !half_written(&e) => {
                     self.forget_snapshot()?;
                     return Err(e);
                 }
@@ -391,6 +427,7 @@ impl Database {
             }
             self.now_at(&mut g, &header, pos);
         }
+        self.wants_snapshot.store(false, Ordering::Release);
         self.stamp(false)?;
         // Frames alone do not survive a power loss, and the log before them is gone.
         own_io.snapshot_kept = as_frames;
@@ -488,26 +525,17 @@ impl Database {
     /// 1 names a rollback journal.
     pub(super) fn maintain_replica(&self) -> Result<()> {
         let Some(own) = self.own().cloned() else { return Ok(()) };
-        // Cloned, not held: a checkpoint must not keep the next transaction waiting.
-        let writer = self.lock_own().writer.clone();
-        let Some(writer) = writer.filter(|w| w.is_attached()) else { return Ok(()) };
         let before = || self.log.sync().map(|_| ()).map_err(io::Error::other);
-        if self.lock().mode == JournalMode::Rollback {
-            match writer.leave_wal(&*own, &before, Instant::now() + LEAVE_WAL) {
-                Ok(()) => {
-                    self.lock_own().writer = None;
-                    let mut g = self.lock();
-                    g.complete_at = g.published;
-                    g.wal_versions.clear();
-                    g.wal_sizes.clear();
-                }
-                Err(ApplyError::Blocked(b)) => {
-                    tracing::debug!(db = %self.name, "stays in WAL mode until its readers leave: {b}");
-                }
-                Err(e) => return Err(e.into()),
+        let writer = {
+            let mut own_io = self.lock_own();
+            let Some(writer) = own_io.writer.clone().filter(|w| w.is_attached()) else { return Ok(()) };
+            if self.lock().mode == JournalMode::Rollback {
+                // Under `own_io`: an apply must not meet a writer that has just left.
+                return self.leave_wal(&mut own_io, &*own, &writer);
             }
-            return Ok(());
-        }
+            // Not held any longer: a checkpoint must not keep the next transaction waiting.
+            writer
+        };
         if writer.needs_checkpoint() {
             let at = self.pos();
             let done = writer.checkpoint(&*own, &before)?;
@@ -523,6 +551,38 @@ impl Database {
         }
         Ok(())
     }
+}
+
+impl Database {
+    /// Page 1 names a rollback journal: gives the WAL up when its readers let it. Tried now and then.
+    fn leave_wal(&self, own_io: &mut OwnIo, own: &dyn OwnMount, writer: &WalWriter) -> Result<()> {
+        if own_io.leave_wal_after.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let before = || self.log.sync().map(|_| ()).map_err(io::Error::other);
+        match writer.leave_wal(own, &before, Instant::now() + LEAVE_WAL) {
+            Ok(()) => {
+                own_io.writer = None;
+                own_io.leave_wal_after = None;
+                let mut g = self.lock();
+                g.complete_at = g.published;
+                g.wal_versions.clear();
+                g.wal_sizes.clear();
+                Ok(())
+            }
+            Err(ApplyError::Blocked(b)) => {
+                tracing::debug!(db = %self.name, "stays in WAL mode until its readers leave: {b}");
+                own_io.leave_wal_after = Some(Instant::now() + LEAVE_WAL_AGAIN);
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// Whether the database file holds a part of what was being written.
+fn half_written(e: &StoreError) -> bool {
+    matches!(e, StoreError::Apply(ApplyError::Torn(_)))
 }
 
 fn change_of(name: &litefs_types::DbName, header: &Header, pos: Pos) -> Change {

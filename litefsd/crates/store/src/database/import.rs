@@ -245,6 +245,7 @@ impl Database {
         let CheckedImport { file, page_size, pages } = import;
         let source = Arc::clone(&file.file);
         self.renew_counters(&*source)?;
+        let _rewriting = self.rewriting();
         let held = self.hold_for_rewrite()?;
         let done = self.import_held(&held, &*source, page_size, pages);
         self.let_go(held, done.is_err());

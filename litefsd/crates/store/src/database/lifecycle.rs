@@ -74,6 +74,8 @@ impl Database {
             cow: RwLock::default(),
             cow_active: AtomicBool::new(false),
             publisher: Publisher::default(),
+            wants_snapshot: AtomicBool::new(false),
+            rewriting: AtomicBool::new(false),
             me: me.clone(),
             sums_file: Mutex::new(found.sums_file),
             counters: super::Counters::default(),

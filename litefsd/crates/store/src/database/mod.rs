@@ -29,11 +29,13 @@ mod stamp;
 mod super_journal;
 
 mod transfer;
+mod verify;
 mod wal;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Instant;
 
 use litefs_core::capture::rollback::RollbackCapture;
 use litefs_core::capture::wal::WalTracker;
@@ -74,6 +76,10 @@ pub struct Database {
     cow: RwLock<Vec<Arc<CopyOnWrite>>>,
     cow_active: AtomicBool,
     publisher: Publisher,
+    /// See [`Database::wants_snapshot`].
+    wants_snapshot: AtomicBool,
+    /// The daemon is changing the database file: its pages are not what the sums say for a moment.
+    rewriting: AtomicBool,
     /// For the publisher thread.
     me: Weak<Database>,
     sums_file: Mutex<SumsFile>,
@@ -89,6 +95,8 @@ struct OwnIo {
     writer: Option<Arc<WalWriter>>,
     /// `snapshot.ltx` stays until a checkpoint has brought its frames into the database file.
     snapshot_kept: bool,
+    /// When to try again to give up a WAL whose database went back to a rollback journal.
+    leave_wal_after: Option<Instant>,
 }
 
 /// Wakes the publisher thread of this database.
@@ -159,7 +167,7 @@ struct Prepared {
     logged: Option<Logged>,
     /// X was held and no wal-index of this generation existed: rule W8.
     heap_index: bool,
-    at: std::time::Instant,
+    at: Instant,
 }
 
 /// The part of a prepared transaction that is in the log.
@@ -289,7 +297,9 @@ impl Database {
         let mut buf = vec![0; ps.bytes()];
         let mut n = offset / u64::from(ps.get());
         while n * u64::from(ps.get()) < end {
-            if let Some(page) = u32::try_from(n + 1).ok().and_then(PageNo::new) {
+            if let Some(page) = u32::try_from(n + 1).ok().and_then(PageNo::new)
+                && list.iter().any(|c| c.wants(page))
+            {
                 buf.fill(0);
                 db.file
                     .read_at(&mut buf, ps.offset(page))

@@ -195,8 +195,21 @@ impl Database {
         }
     }
 
+    /// One turn of the publisher, on this thread; see [`crate::Store::drive_by_hand`].
+    #[cfg(any(test, feature = "sim"))]
+    pub fn publish_now(&self) -> Result<()> {
+        if !self.lock().prepared.is_empty() {
+            self.resolve_with(Evidence::Index)?;
+        }
+        self.announce().map(|_| ())
+    }
+
     /// Tells the publisher that there is work.
     pub(super) fn wake_publisher(&self) {
+        #[cfg(any(test, feature = "sim"))]
+        if self.env.syncers.serial.get().is_some() {
+            return;
+        }
         if !self.publisher.started.load(Ordering::Acquire) {
             self.start_publisher();
         }
