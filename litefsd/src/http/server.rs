@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -45,10 +46,17 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of a response that hyper buffers for one stream.
 const SEND_BUFFER: usize = 256 << 10;
+/// Without HTTP/2 there is no PING: a subscriber of events that vanished is noticed by TCP, after
+/// idle + count × interval seconds.
+const KEEPALIVE_IDLE: u32 = 30;
+/// See above.
+const KEEPALIVE_INTERVAL: u32 = 10;
+/// See above.
+const KEEPALIVE_COUNT: u32 = 3;
 /// Pause after an error of accept (out of descriptors): spinning would not free any.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A running server. Dropping it leaves it running; see [`Server::shutdown`].
+/// A running server. Dropping it cuts all connections off; see [`Server::shutdown`].
 #[derive(Debug)]
 pub struct Server {
     addrs: Vec<SocketAddr>,
@@ -125,9 +133,8 @@ async fn accept_loop(
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, app: Arc<App>, stop: watch::Receiver<bool>) {
-    // A transaction is one small write: Nagle's algorithm would hold it back for a round trip.
-    if let Err(e) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, "TCP_NODELAY: {e}");
+    if let Err(e) = set_options(&stream) {
+        tracing::debug!(%peer, "socket options: {e}");
     }
     let mut stopping = stop.clone();
     let sniffed = tokio::select! {
@@ -139,6 +146,16 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: Arc<App>, stop: wa
     if let Err(e) = result {
         tracing::debug!(%peer, "connection: {e}");
     }
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    // A transaction is one small write: Nagle's algorithm would hold it back for a round trip.
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
+    Ok(())
 }
 
 async fn serve_h1(io: sniff::Sniffed, app: Arc<App>, mut stop: watch::Receiver<bool>) -> hyper::Result<()> {

@@ -65,6 +65,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     dbs: HashMap<DbName, Queue>,
+    /// Databases whose frames are skipped: few, mostly none.
+    holds: HashMap<DbName, Hold>,
     /// Numbers of the items that are not applied yet.
     outstanding: BTreeSet<u64>,
     next_seq: u64,
@@ -84,7 +86,6 @@ struct Queue {
     files: usize,
     /// Position after the last queued item.
     tail: Option<Pos>,
-    hold: Option<Hold>,
     retry: Option<Backoff>,
 }
 
@@ -108,10 +109,8 @@ impl Inbox {
         state.ready_at = None;
         state.heartbeat = None;
         let now = Instant::now();
-        for (db, queue) in &mut state.dbs {
-            if !matches!(queue.hold, Some(Hold::Failed(until)) if until > now) {
-                queue.hold = None;
-            }
+        state.holds.retain(|_, hold| matches!(hold, Hold::Failed(until) if *until > now));
+        for (db, queue) in &state.dbs {
             if let Some(tail) = queue.tail {
                 positions.insert(db.clone(), tail);
             }
@@ -130,11 +129,11 @@ impl Inbox {
     /// Decides about an LTX frame that begins.
     pub(super) fn admit(&self, db: &DbName) -> Admit {
         let mut state = self.lock();
-        let total_full = state.memory >= TOTAL_MEMORY;
-        let Some(queue) = state.dbs.get_mut(db) else { return Admit::Take };
-        if queue.hold.is_some() {
+        if state.holds.contains_key(db) {
             return Admit::Skip;
         }
+        let total_full = state.memory >= TOTAL_MEMORY;
+        let Some(queue) = state.dbs.get(db) else { return Admit::Take };
         let full = queue.memory >= DB_MEMORY
             || queue.items.len() >= DB_ITEMS
             || queue.files >= DB_FILES
@@ -145,7 +144,7 @@ impl Inbox {
         // The primary's log holds them better than a file here would: asking again costs one request.
         let waiting = queue.items.len();
         tracing::info!("{db}: {waiting} transactions wait to be applied; the next are asked for later");
-        queue.hold = Some(Hold::Full);
+        state.holds.insert(db.clone(), Hold::Full);
         Admit::Skip
     }
 
@@ -153,8 +152,7 @@ impl Inbox {
     pub(super) fn push(&self, db: &DbName, item: Item) {
         let mut state = self.lock();
         // While it was received, the one before it may have failed.
-        let failed = |q: &Queue| matches!(q.hold, Some(Hold::Failed(_)));
-        if state.stopped || state.dbs.get(db).is_some_and(failed) {
+        if state.stopped || matches!(state.holds.get(db), Some(Hold::Failed(_))) {
             return;
         }
         let seq = state.next_seq;
@@ -195,7 +193,7 @@ impl Inbox {
     pub(super) fn mark_heartbeat(&self, t: Timestamp) {
         let mut state = self.lock();
         // With a database left behind, the node is not where the primary is.
-        if state.dbs.values().all(|q| q.hold.is_none()) {
+        if state.holds.is_empty() {
             state.heartbeat = Some((state.next_seq, t));
             self.settle(&mut state);
         }
@@ -208,13 +206,13 @@ impl Inbox {
             let mut next = None;
             {
                 let state = self.lock();
-                for queue in state.dbs.values() {
-                    match queue.hold {
-                        Some(Hold::Full) if !queue.running => return,
-                        Some(Hold::Failed(until)) => {
-                            next = Some(next.map_or(until, |n: Instant| n.min(until)));
+                for (db, hold) in &state.holds {
+                    match hold {
+                        Hold::Full if state.dbs.get(db).is_none_or(|q| !q.running) => return,
+                        Hold::Full => {}
+                        Hold::Failed(until) => {
+                            next = Some(next.map_or(*until, |n: Instant| n.min(*until)));
                         }
-                        _ => {}
                     }
                 }
             }
@@ -297,7 +295,7 @@ impl Inbox {
     /// Makes marks effective whose items are all applied.
     fn settle(&self, state: &mut State) {
         let reached = |seq: u64, s: &State| s.outstanding.first().is_none_or(|first| *first >= seq);
-        if state.ready_at.is_some_and(|seq| reached(seq, state)) && state.held() == 0 {
+        if state.ready_at.is_some_and(|seq| reached(seq, state)) && state.holds.is_empty() {
             state.ready_at = None;
             self.0.node.set_ready();
         }
@@ -315,10 +313,6 @@ impl Inbox {
 }
 
 impl State {
-    fn held(&self) -> usize {
-        self.dbs.values().filter(|q| q.hold.is_some()).count()
-    }
-
     /// The next item of a database; without one its worker ends.
     fn pop(&mut self, db: &DbName) -> Option<(u64, Item)> {
         let queue = self.dbs.get_mut(db)?;
@@ -352,7 +346,7 @@ impl State {
         self.heartbeat = None;
         let queue = self.dbs.entry(db.clone()).or_default();
         let wait = queue.retry.get_or_insert_with(|| Backoff::new(RETRY_BASE)).next(rand::random());
-        queue.hold = Some(Hold::Failed(Instant::now() + wait));
+        self.holds.insert(db.clone(), Hold::Failed(Instant::now() + wait));
     }
 }
 

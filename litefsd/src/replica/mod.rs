@@ -39,7 +39,7 @@ pub struct Options {
     pub reconnect_delay: Duration,
 }
 
-/// A running replica. Dropping it leaves it running; see [`Replica::stop`].
+/// A running replica. Dropping it stops it too, but waits for nothing; see [`Replica::stop`].
 #[derive(Debug)]
 pub struct Replica {
     stop: watch::Sender<bool>,
@@ -85,7 +85,8 @@ async fn run(
             Ok(Ended::AskAgain) => continue,
             Ok(Ended::Closed) => tracing::info!(primary = %options.primary, "primary closed the stream"),
             Err(e) => {
-                tracing::warn!(primary = %options.primary, "disconnected from primary with error: {e}");
+                let why = with_causes(&e);
+                tracing::warn!(primary = %options.primary, "disconnected from primary with error: {why}");
             }
         }
         node.follow_nobody();
@@ -97,4 +98,19 @@ async fn run(
     }
     inbox.stop().await;
     node.follow_nobody();
+}
+
+/// An error and what caused it: HTTP errors say little themselves, e.g. that a PING was not answered.
+fn with_causes(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
 }

@@ -48,8 +48,10 @@ pub(super) enum Ended {
 pub(super) enum StreamError {
     #[error("connect to primary: {0}")]
     Connect(#[from] ConnectError),
-    #[error("request: {0}")]
-    Request(String),
+    #[error("request to primary")]
+    Request(#[source] hyper::Error),
+    #[error("invalid address of primary: {0}")]
+    Address(#[source] http::Error),
     #[error("no response")]
     NoResponse,
     #[error("invalid response: code={0}")]
@@ -60,7 +62,7 @@ pub(super) enum StreamError {
     ClusterId { local: String, primary: String },
     #[error("save cluster id: {0}")]
     SaveClusterId(String),
-    #[error("read: {0}")]
+    #[error("read from primary")]
     Read(#[source] hyper::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -78,7 +80,7 @@ impl Follow<'_> {
         let request = self.request(body)?;
         let response = match timeout(RESPONSE_TIMEOUT, connection.requests.send_request(request)).await {
             Ok(Ok(r)) => r,
-            Ok(Err(e)) => return Err(StreamError::Request(e.to_string())),
+            Ok(Err(e)) => return Err(StreamError::Request(e)),
             Err(_) => return Err(StreamError::NoResponse),
         };
         if response.status() != StatusCode::OK {
@@ -108,7 +110,7 @@ impl Follow<'_> {
         Request::post(uri)
             .header(LITEFS_ID, self.node.id.to_string())
             .body(Full::new(Bytes::from(body)))
-            .map_err(|e| StreamError::Request(e.to_string()))
+            .map_err(StreamError::Address)
     }
 
     /// A node without an id takes the primary's; one with an id follows no other, nor one without.

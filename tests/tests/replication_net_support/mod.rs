@@ -441,6 +441,16 @@ impl Node {
     }
 }
 
+/// Whether the node caught up once.
+pub fn ready(n: &Node) -> bool {
+    *n.state.watch_ready().borrow()
+}
+
+/// Waits for that.
+pub async fn wait_ready(n: &Node) {
+    eventually("ready", || ready(n)).await;
+}
+
 /// Waits until it is true.
 pub async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let start = Instant::now();
