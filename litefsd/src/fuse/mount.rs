@@ -136,7 +136,7 @@ pub fn mount_with<M: FileSystemModel>(
     let session = Session::new(Adapter(core.clone()), &dir, &config).map_err(failed)?;
     core.cache.start(session.notifier()).map_err(failed)?;
     let nodes = core.nodes.clone();
-    let known = Arc::new(move |name: &str| nodes.id_of(name).is_some());
+    let known = Arc::new(move |name: &str| nodes.id_of(name));
     let own_mounts = Arc::new(OwnMounts::new(dir.clone(), core.own.clone(), known));
     ready(&own_mounts, &core.cache);
     let session =

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
-use super::proc_scan::{command, fuse_daemons};
+use super::proc_scan::{command, fuse_daemons, holders};
 
 /// A live mount answers `stat` in microseconds. One that is silent for so long is stuck.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -94,6 +94,10 @@ pub fn prepare(mount: &Path, data_dir: &Path) -> Result<PathBuf, MountPointError
             return Err(MountPointError::StillDead(mount.to_owned()));
         }
         tracing::warn!(path = %mount.display(), %error, "removing a mount whose daemon is gone");
+        // Their reads of cached pages and their locks go on on the dead mount, their paths lead to the new one.
+        for user in holders(&std::path::absolute(mount).unwrap_or_else(|_| mount.to_owned())) {
+            tracing::warn!(%user, "still has files of the dead mount open: restart it");
+        }
         detach(mount).map_err(io_error(mount, "cannot remove the dead mount (umount -l as root)"))?;
         cleaned += 1;
     }

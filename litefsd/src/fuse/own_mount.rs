@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litefs_sqlite::lock_bytes::{Lock, LockFile};
@@ -25,8 +25,12 @@ use litefs_types::DbName;
 
 use super::scope::{OwnThreads, Serving};
 
-/// Whether the kernel knows a file of this name (so that somebody may have it open).
-pub type Known = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// The number of the node that a name leads to, if the kernel knows one (so that somebody may have it
+/// open). `st_ino` of the file is that number.
+pub type Known = Arc<dyn Fn(&str) -> Option<u64> + Send + Sync>;
+
+/// In the order of their numbers.
+const KINDS: [FileKind; 4] = [FileKind::Database, FileKind::Journal, FileKind::Wal, FileKind::Shm];
 
 /// Makes the own descriptors of each database.
 pub struct OwnMounts {
@@ -47,7 +51,8 @@ impl OwnMounts {
     pub fn make(&self, db: &DbName) -> Arc<FuseOwnMount> {
         let made = Arc::new(FuseOwnMount {
             files: OfdFiles::new(self.dir.clone(), db.clone()),
-            db: db.clone(),
+            names: KINDS.map(|kind| format!("{db}{}", kind.suffix())),
+            nodes: Default::default(),
             own: self.own.clone(),
             known: self.known.clone(),
             closed: self.closed.clone(),
@@ -63,7 +68,7 @@ impl OwnMounts {
         self.closed.store(true, Ordering::SeqCst);
         let all = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
         for mount in all.iter().filter_map(Weak::upgrade) {
-            for kind in [FileKind::Database, FileKind::Journal, FileKind::Wal, FileKind::Shm] {
+            for kind in KINDS {
                 mount.close(kind);
             }
         }
@@ -73,7 +78,10 @@ impl OwnMounts {
 /// [`OwnMount`] through a FUSE mount of this process.
 pub struct FuseOwnMount {
     files: OfdFiles,
-    db: DbName,
+    /// By [`FileKind`], so that a probe allocates nothing.
+    names: [String; 4],
+    /// Which node each own descriptor refers to.
+    nodes: [AtomicU64; 4],
     own: OwnThreads,
     known: Known,
     closed: Arc<AtomicBool>,
@@ -108,11 +116,15 @@ impl FuseOwnMount {
     /// open).
     fn open_from_cache(&self, file: FileKind) -> io::Result<bool> {
         if self.files.is_open(file) {
-            return Ok(true);
+            if self.is_current(file) {
+                return Ok(true);
+            }
+            self.files.close(file);
         }
         match self.io("open", || open_cached(&self.files.path(file))) {
             Ok(f) => {
                 self.files.put(file, f);
+                self.note_node(file)?;
                 Ok(true)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -127,7 +139,23 @@ impl FuseOwnMount {
                 open => Ok(open),
             };
         }
-        self.io("open", || self.files.open(file, create))
+        let open = self.io("open", || self.files.open(file, create))?;
+        if open {
+            self.note_node(file)?;
+        }
+        Ok(open)
+    }
+
+    fn note_node(&self, file: FileKind) -> io::Result<()> {
+        let node = self.io("stat", || self.files.inode(file))?;
+        self.nodes[file as usize].store(node, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the name still leads to the file that the own descriptor refers to. An own OPEN can race
+    /// with an UNLINK and catch the old file; its locks would be free for ever.
+    fn is_current(&self, file: FileKind) -> bool {
+        (self.known)(&self.names[file as usize]) == Some(self.nodes[file as usize].load(Ordering::Acquire))
     }
 }
 
@@ -162,14 +190,16 @@ fn open_cached(path: &Path) -> io::Result<File> {
 
 impl OwnMount for FuseOwnMount {
     fn probe(&self, lock: Lock, kind: LockKind) -> Probe {
-        self.files.probe(lock, kind).unwrap_or_else(|| {
-            let suffix = match lock.file() {
-                LockFile::Database => FileKind::Database.suffix(),
-                LockFile::Shm => FileKind::Shm.suffix(),
-            };
+        let file = match lock.file() {
+            LockFile::Database => FileKind::Database,
+            LockFile::Shm => FileKind::Shm,
+        };
+        match self.files.probe(lock, kind) {
+            Some(answer) if self.is_current(file) => answer,
             // Who holds a lock has the file open, so the kernel knows it. Asked without a request.
-            if (self.known)(&format!("{}{suffix}", self.db)) { Probe::NotOpen } else { Probe::NoFile }
-        })
+            _ if (self.known)(&self.names[file as usize]).is_none() => Probe::NoFile,
+            _ => Probe::NotOpen,
+        }
     }
 
     fn open(&self, file: FileKind, create: bool) -> io::Result<bool> {

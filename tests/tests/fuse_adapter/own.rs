@@ -63,6 +63,30 @@ fn locks_are_shared_with_applications() {
 }
 
 #[test]
+fn a_descriptor_of_an_unlinked_file_proves_nothing() {
+    let f = Fixture::new();
+    let start = |f: &Fixture| {
+        let mut app = f.app("db");
+        app.ok("PRAGMA journal_mode=wal; CREATE TABLE IF NOT EXISTS t(x); BEGIN IMMEDIATE");
+        app
+    };
+    let mut app = start(&f);
+    let own = own(&f);
+    assert!(own.open(FileKind::Shm, false).unwrap());
+    assert!(matches!(own.probe(Lock::WalWrite, LockKind::Shared), Probe::Held { .. }));
+    app.ok("COMMIT");
+    // The last close unlinks wal and wal-index; this descriptor is left behind.
+    app.end();
+    assert_eq!(own.probe(Lock::WalWrite, LockKind::Shared), Probe::NoFile);
+    let app = start(&f);
+    assert_eq!(own.probe(Lock::WalWrite, LockKind::Shared), Probe::NotOpen);
+    assert!(own.open(FileKind::Shm, false).unwrap());
+    let held = Probe::Held { pid: Some(app.pid()), kind: LockKind::Exclusive };
+    assert_eq!(own.probe(Lock::WalWrite, LockKind::Shared), held);
+    app.end();
+}
+
+#[test]
 fn own_io_is_coherent_with_mappings_and_maps_nothing() {
     let f = Fixture::new();
     let mut app = f.app("db");

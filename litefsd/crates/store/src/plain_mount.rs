@@ -54,6 +54,11 @@ impl OfdFiles {
         self.slot(file).is_some()
     }
 
+    /// Inode number of the file that the own descriptor refers to, with or without a name.
+    pub fn inode(&self, file: FileKind) -> io::Result<u64> {
+        Ok(self.get(file)?.metadata()?.ino())
+    }
+
     fn slot(&self, file: FileKind) -> RwLockReadGuard<'_, Option<Arc<File>>> {
         self.slots[file as usize].read().unwrap_or_else(PoisonError::into_inner)
     }
