@@ -13,16 +13,19 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use litefs_core::page_sums::PageSums;
+use litefs_ltx::checksum::page_checksum;
 use litefs_ltx::{Decoder, FileName};
 use litefs_sqlite::journal::JournalReader;
 use litefs_sqlite::wal::{WAL_HEADER_LEN, WalHeader, WalReader, frame_data_offset};
-use litefs_types::{PageSize, Pos, Timestamp};
+use litefs_types::{PageNo, PageSize, Pos, Timestamp};
 
 use crate::disk::{Disk, DiskFile, Op, OpenHow};
 use crate::error::{Result, StoreError};
 use crate::layout::DbLayout;
 use crate::log::{Log, LogError, RecordKind, RecordMeta};
 use crate::recover::{FileReader, Source};
+use crate::sums_file::SumsFile;
 
 const READ: Op = Op::new("go-import.read");
 const WRITE: Op = Op::new("go-import.write");
@@ -46,10 +49,15 @@ pub(crate) fn convert(
 ) -> Result<()> {
     let ltx = dir.go_ltx();
     if !disk.exists(READ, &ltx).map_err(StoreError::io("look at ltx/"))? {
+        let done = converted(dir);
+        if disk.exists(READ, &done).map_err(StoreError::io("look at ltx.converted/"))? {
+            disk.remove_dir_all(REMOVE, &done).map_err(StoreError::io("removal of ltx.converted/"))?;
+        }
         return Ok(());
     }
     let mut files = list(&**disk, dir)?;
     let mut newest = None;
+    let mut intact = true;
     while let Some(f) = files.last() {
         match verify(&**disk, f) {
             Ok(v) => {
@@ -59,17 +67,20 @@ pub(crate) fn convert(
             Err(StoreError::Corrupt { reason, .. }) => {
                 notes.push(format!("{} is damaged and was left out: {reason}", f.path.display()));
                 files.pop();
+                intact = false;
             }
             Err(e) => return Err(e),
         }
     }
-    if let Some((header, _)) = &newest {
+    // With a newer file that cannot be read, database and wal are ahead of the newest that can: neither
+    // may be taken back to it. Recovery sees the difference and follows its policy.
+    if let Some((header, _)) = newest.as_ref().filter(|_| intact) {
         reconcile_wal(&**disk, dir, header, notes)?;
     }
     let ps = newest.as_ref().map(|(h, _)| h.page_size);
     roll_back(&**disk, dir, ps, notes)?;
     checkpoint(&**disk, dir, notes)?;
-    if let Some((header, _)) = &newest {
+    if let Some((header, _)) = newest.as_ref().filter(|_| intact) {
         apply_last(&**disk, dir, header, files.last())?;
     }
     // Nothing in log/ is worth more than ltx/ is: it is of an earlier try.
@@ -91,6 +102,9 @@ pub(crate) fn convert(
     }
     let pos = log.sync()?;
     drop(log);
+    if let Some((header, _)) = &newest {
+        stamp(disk, dir, header, pos)?;
+    }
     remove_ltx(&**disk, dir)?;
     notes.push(format!("converted a directory of Go LiteFS at {pos}: {count} transactions kept"));
     Ok(())
@@ -272,6 +286,31 @@ fn apply_last(
     db.sync_all(SYNC).map_err(StoreError::io("sync of the database"))
 }
 
+/// Says that the database file is what the log ends with, and what its pages are. Recovery compares; if
+/// it is not so, the file must not be redone from a log that may be behind it.
+fn stamp(disk: &Arc<dyn Disk>, dir: &DbLayout, last: &litefs_ltx::Header, pos: Pos) -> Result<()> {
+    let ps = last.page_size;
+    let mut sums = PageSums::new(ps);
+    if last.commit > 0 {
+        let db = database(&**disk, dir)?;
+        let mut page = vec![0; ps.bytes()];
+        let mut all = Vec::new();
+        for no in (1..=last.commit).filter_map(PageNo::new) {
+            let n = db.read_at(&mut page, ps.offset(no)).map_err(StoreError::io("read of the database"))?;
+            page[n..].fill(0);
+            all.push((no, page_checksum(no, &page)));
+        }
+        let _ = sums.set_all(&all, last.commit);
+        db.sync_all(SYNC).map_err(StoreError::io("sync of the database"))?;
+    }
+    let mut write = || -> io::Result<()> {
+        let mut file = SumsFile::open(Arc::clone(disk), dir.sums())?;
+        let update = file.collect(&mut sums);
+        file.write(update, pos, pos, None)
+    };
+    write().map_err(StoreError::io("write of the page sums"))
+}
+
 /// The newest files that follow each other without a gap, oldest first.
 fn contiguous_tail<'a>(disk: &dyn Disk, files: &'a [GoFile]) -> Result<Vec<&'a GoFile>> {
     let mut tail: Vec<&GoFile> = Vec::new();
@@ -334,11 +373,15 @@ fn fill(disk: &dyn Disk, log: &Log, tail: &[&GoFile], now: Timestamp) -> Result<
     Ok(())
 }
 
-/// Last of all. Oldest first: as long as a file is left, so is the newest, and the conversion can be
-/// done again from there.
+/// What `ltx/` is called once it is not needed any more.
+fn converted(dir: &DbLayout) -> PathBuf {
+    dir.dir().join("ltx.converted")
+}
+
+/// Last of all.
 fn remove_ltx(disk: &dyn Disk, dir: &DbLayout) -> Result<()> {
     let ltx = dir.go_ltx();
-    let done = dir.dir().join("ltx.converted");
+    let done = converted(dir);
     disk.remove_dir_all(REMOVE, &done).map_err(StoreError::io("removal of ltx/"))?;
     // In one step: a half-removed ltx/ would be converted again, and shorten the history.
     disk.rename(REMOVE, &ltx, &done).map_err(StoreError::io("removal of ltx/"))?;

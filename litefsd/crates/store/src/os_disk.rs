@@ -28,8 +28,7 @@ impl OsFile {
 
 fn meta(m: &fs::Metadata) -> FileMeta {
     let mtime = u64::try_from(m.mtime())
-        .map(|s| SystemTime::UNIX_EPOCH + Duration::new(s, m.mtime_nsec() as u32))
-        .unwrap_or(SystemTime::UNIX_EPOCH);
+        .map_or(SystemTime::UNIX_EPOCH, |s| SystemTime::UNIX_EPOCH + Duration::new(s, m.mtime_nsec() as u32));
     FileMeta {
         len: m.len(),
         mtime,

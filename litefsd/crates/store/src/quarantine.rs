@@ -88,7 +88,7 @@ fn free_name(disk: &dyn Disk, layout: &DataLayout, name: &DbName, now: Timestamp
 /// `20260131T235959Z`
 fn utc(t: Timestamp) -> String {
     let secs = t.millis().div_euclid(1000);
-    let (days, s) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
+    let (days, clock) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
     // Days to a date of the Gregorian calendar, counting years from March (so leap days come last).
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
@@ -96,9 +96,9 @@ fn utc(t: Timestamp) -> String {
     let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let y = yoe + era * 400 + i64::from(m <= 2);
-    format!("{y:04}{m:02}{d:02}T{:02}{:02}{:02}Z", s / 3600, s / 60 % 60, s % 60)
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", clock / 3600, clock / 60 % 60, clock % 60)
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use super::record::HEADER_LEN;
 use super::segment::{Entry, Extent, SegFile, file_name};
 use super::{Log, LogError, OpenSegment, RecordKind, Result, Sealed, View, lock, ops};
 
+/// A segment, its index, and whether it is the open one.
+type Holding = (Arc<SegFile>, Vec<Entry>, bool);
+
 impl Log {
     /// Forgets every record after `to`, which must be a position in the log. When this returns, they do
     /// not come back, not even after a power loss. For records that nobody has seen: prepared and dropped.
@@ -104,7 +107,7 @@ impl Log {
     }
 
     /// The segment in which transaction `txid` starts, with its index; whether it is the open one.
-    fn holding(&self, txid: Txid) -> Result<Option<(Arc<SegFile>, Vec<Entry>, bool)>> {
+    fn holding(&self, txid: Txid) -> Result<Option<Holding>> {
         let seq = {
             let v = lock(&self.view);
             if let Some(o) = &v.open

@@ -67,7 +67,7 @@ impl Recovery {
         self.try_step("the snapshot", |r| r.snapshot().map(|_| ()))?;
         self.try_step("the journal", Self::journal)?;
         let stamped = self.sums_file.stamp().map_or(Pos::ZERO, |s| s.sums_pos);
-        let in_order = self.try_step("the log", |r| r.redo_from_base())?;
+        let in_order = self.try_step("the log", Self::redo_from_base)?;
         self.try_step("the wal", Self::overlay_wal)?;
 
         let file = self.file()?;

@@ -120,7 +120,7 @@ fn every_operation_may_be_the_last() {
     let whole = disk();
     script(&whole, &mut Acks::default()).unwrap();
     let trace = whole.trace();
-    for i in 0..trace.len() {
+    for (i, op) in trace.iter().enumerate() {
         for fault in [Fault::Stop, Fault::TornStop] {
             let d = disk();
             d.arm(At::Nth(i), fault);
@@ -129,7 +129,7 @@ fn every_operation_may_be_the_last() {
             if a.history.is_empty() {
                 a.history.push((Pos::ZERO, Vec::new()));
             }
-            let what = |c: &str| format!("op {i} {} {fault:?} {c}", trace[i]);
+            let what = |c: &str| format!("op {i} {op} {fault:?} {c}");
             check(&d.crash(Crash::KeepAll), &a, false, &what("kill"));
             check(&d.crash(Crash::LoseAll), &a, true, &what("power"));
             for s in 0..3 {

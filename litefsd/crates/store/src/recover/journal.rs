@@ -40,7 +40,7 @@ impl Recovery {
             match JournalReader::open(Source::new(Arc::clone(&file)), len, self.page_size_of_file()?) {
                 Ok(Some(r)) => r,
                 // Live by its magic, but shorter than its header's sector: nothing was written under it.
-                Ok(None) => return self.settle(if in_doubt { None } else { doubt }),
+                Ok(None) => return self.settle(doubt),
                 Err(_) => return Err(anomaly("the journal cannot be read")),
             };
         let super_journal = reader.super_journal().map_err(|_| anomaly("the journal cannot be read"))?;

@@ -34,15 +34,14 @@ impl Recovery {
             Some(k) => Some(k),
             None => self.stored_sums()?,
         };
-        let mut sums = match stored {
-            Some((from, sums)) => self.redo_from(self.db_pos, Some(from), sums)?,
-            None => {
-                let none = PageSums::new(PageSize::DEFAULT);
-                let base = self.log.base();
-                let empty = base.is_zero();
-                let sums = self.redo_from(self.db_pos, empty.then_some(Pos::ZERO), none)?;
-                if empty && !tip.is_zero() { sums } else { self.scan()? }
-            }
+        let mut sums = if let Some((from, sums)) = stored {
+            self.redo_from(self.db_pos, Some(from), sums)?
+        } else {
+            // A log that goes back to the beginning says what every page is.
+            let whole = self.log.base().is_zero();
+            let none = PageSums::new(PageSize::DEFAULT);
+            let sums = self.redo_from(self.db_pos, whole.then_some(Pos::ZERO), none)?;
+            if whole && !tip.is_zero() { sums } else { self.scan()? }
         };
         if !fits(&sums, tip) {
             self.note("the page sums do not fit; read the whole database");

@@ -243,8 +243,8 @@ fn a_snapshot_is_applied_to_its_end() {
         d.put(files().snapshot(), &snapshot_bytes(&image, 100));
         d.put(files().wal(), &[7; 900]);
         let f = d.open(OPEN, &files().database(), OpenHow::CREATE).unwrap();
-        for n in 0..written {
-            f.write_all_at(WRITE, &image[n], n as u64 * 512).unwrap();
+        for (n, p) in image.iter().enumerate().take(written) {
+            f.write_all_at(WRITE, p, n as u64 * 512).unwrap();
         }
         let r = recovered(&d, "snapshot");
         assert_eq!((r.pos, r.log.base(), r.log.count()), (pos, pos, 0));

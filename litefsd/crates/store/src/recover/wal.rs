@@ -10,6 +10,7 @@
 //! A log that is ahead of the wal is right (the wal was not synced, or its end not yet written).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{BufReader, Write};
 use std::sync::Arc;
 
@@ -101,13 +102,14 @@ impl Recovery {
             let mut matched = 0;
             for shape in shapes[..n].iter().rev() {
                 let Some(t) = at else { break };
-                if !cache.contains_key(&t) {
-                    cache.insert(t, self.record_shape(t)?);
-                }
-                match cache.get(&t) {
-                    Some(Some(r)) if r.covers(shape) => matched += 1,
+                let record = match cache.entry(t) {
+                    Entry::Occupied(e) => e.into_mut(),
+                    Entry::Vacant(e) => e.insert(self.record_shape(t)?),
+                };
+                match record {
+                    Some(r) if r.covers(shape) => matched += 1,
                     // Older than the log: what could be compared was equal.
-                    Some(None) if matched > 0 => matched = n,
+                    None if matched > 0 => matched = n,
                     _ => matched = usize::MAX,
                 }
                 if matched >= n {
