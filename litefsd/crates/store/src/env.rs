@@ -103,6 +103,9 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub(crate) struct SyncPool {
     queue: OnceLock<Option<mpsc::SyncSender<Job>>>,
+    /// No threads: one after the other on the caller's thread, `true`: the one beside first.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) serial: OnceLock<bool>,
 }
 
 /// Threads of the pool: more concurrent fsyncs than this only queue up inside the disk.
@@ -140,6 +143,16 @@ impl SyncPool {
         A: Beside + Send + 'static,
         A::Output: Send + 'static,
     {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(beside_first) = self.serial.get() {
+            return if *beside_first {
+                let theirs = beside.run();
+                (theirs, here())
+            } else {
+                let mine = here();
+                (beside.run(), mine)
+            };
+        }
         let (tx, rx) = mpsc::sync_channel(1);
         let slot = Arc::new(Mutex::new(Some(beside)));
         let theirs = Arc::clone(&slot);

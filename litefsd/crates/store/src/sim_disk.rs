@@ -36,6 +36,23 @@ pub enum Fault {
     TornStop,
     /// It happens, then as [`Fault::Stop`].
     StopAfter,
+    /// A sync fails with this errno and, as the kernel does, takes what it did not write for written: it
+    /// can be read until a crash, but no later sync makes it durable.
+    LostSync(i32),
+}
+
+/// Sees the disk just before each changing operation, and for a write also as it is with half of it.
+///
+/// Gets a copy of the disk, to be crashed at will.
+pub type Watcher = Arc<dyn Fn(&SimDisk, Op, Moment) + Send + Sync>;
+
+/// When a [`Watcher`] looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// Nothing of the operation has happened.
+    Before,
+    /// Half of the write has happened.
+    Torn,
 }
 
 /// Which operation a fault hits. Numbers count from 0.
@@ -130,6 +147,7 @@ struct State {
     faults: Vec<(At, Fault)>,
     trace: Vec<Op>,
     stopped: bool,
+    watcher: Option<Watcher>,
 }
 
 /// See the module documentation. Clones are the same disk.
@@ -162,6 +180,8 @@ enum Go {
     All,
     Half(i32),
     AllThenFail,
+    /// The sync fails for good.
+    Lost(i32),
 }
 
 impl State {
@@ -169,6 +189,9 @@ impl State {
     fn begin(&mut self, op: Op) -> io::Result<Go> {
         if self.stopped {
             return Err(errno(libc::EIO));
+        }
+        if let Some(w) = self.watcher.clone() {
+            w(&self.fork(), op, Moment::Before);
         }
         self.trace.push(op);
         self.clock += 1;
@@ -190,6 +213,7 @@ impl State {
             None => Ok(Go::All),
             Some(Fault::Error(e)) => Err(errno(e)),
             Some(Fault::Short(e)) => Ok(Go::Half(e)),
+            Some(Fault::LostSync(e)) => Ok(Go::Lost(e)),
             Some(Fault::Stop) => {
                 self.stopped = true;
                 Err(errno(libc::EIO))
@@ -203,6 +227,21 @@ impl State {
                 Ok(Go::AllThenFail)
             }
         }
+    }
+
+    /// The same disk once more, as it is at this moment.
+    fn fork(&self) -> SimDisk {
+        SimDisk(Arc::new(Mutex::new(State {
+            inodes: self.inodes.clone(),
+            tree: self.tree.clone(),
+            durable_tree: self.durable_tree.clone(),
+            unsynced: self.unsynced.clone(),
+            clock: self.clock,
+            faults: Vec::new(),
+            trace: Vec::new(),
+            stopped: false,
+            watcher: None,
+        })))
     }
 
     fn read_ok(&self) -> io::Result<()> {
@@ -248,7 +287,11 @@ impl State {
 }
 
 fn finish(go: Go) -> io::Result<()> {
-    if go == Go::AllThenFail { Err(errno(libc::EIO)) } else { Ok(()) }
+    match go {
+        Go::AllThenFail => Err(errno(libc::EIO)),
+        Go::Half(e) | Go::Lost(e) => Err(errno(e)),
+        Go::All => Ok(()),
+    }
 }
 
 impl Change {
@@ -298,6 +341,7 @@ impl SimDisk {
             faults: Vec::new(),
             trace: Vec::new(),
             stopped: false,
+            watcher: None,
         })))
     }
 
@@ -308,6 +352,11 @@ impl SimDisk {
     /// Sets a fault; each hits once.
     pub fn arm(&self, at: At, fault: Fault) {
         self.state().faults.push((at, fault));
+    }
+
+    /// Has every changing operation looked at from now on; `None`: no more.
+    pub fn watch(&self, watcher: Option<Watcher>) {
+        self.state().watcher = watcher;
     }
 
     /// Takes all faults away.
@@ -370,6 +419,7 @@ impl SimDisk {
             faults: Vec::new(),
             trace: Vec::new(),
             stopped: false,
+            watcher: None,
         })))
     }
 
@@ -524,6 +574,10 @@ impl Disk for SimDisk {
             return Err(errno(e));
         }
         let s = &mut *s;
+        if let Go::Lost(e) = go {
+            s.unsynced.retain(|c| !c.concerns(path));
+            return Err(errno(e));
+        }
         let (now, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut s.unsynced).into_iter().partition(|c| c.concerns(path));
         for c in now {
@@ -560,6 +614,11 @@ impl DiskFile for SimFile {
             return Err(errno(libc::EBADF));
         }
         let mut s = self.disk.state();
+        if let Some(w) = s.watcher.clone().filter(|_| buf.len() > 1) {
+            let torn = s.fork();
+            torn.state().file_change(self.ino, Change::Write(offset, buf[..buf.len() / 2].to_vec()));
+            w(&torn, op, Moment::Torn);
+        }
         let go = s.begin(op)?;
         let n = if matches!(go, Go::Half(_)) { buf.len() / 2 } else { buf.len() };
         s.file_change(self.ino, Change::Write(offset, buf[..n].to_vec()));
@@ -583,6 +642,10 @@ impl DiskFile for SimFile {
             return Err(errno(e));
         }
         let f = &mut s.inodes[self.ino];
+        if let Go::Lost(e) = go {
+            f.unsynced.clear();
+            return Err(errno(e));
+        }
         for c in std::mem::take(&mut f.unsynced) {
             c.apply(&mut f.durable);
         }

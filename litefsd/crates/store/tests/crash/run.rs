@@ -1,0 +1,339 @@
+//! Runs a script of SQL statements and store operations, three ways: to learn its positions and compare
+//! them with what SQLite has ([`learn`]), with every disk operation looked at ([`matrix`]), and with
+//! faults (`faults`).
+
+use std::collections::BTreeMap;
+use std::ffi::c_uint;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use litefs_store::StoreError;
+use litefs_store::disk::Op;
+use litefs_store::sim_disk::{Crash, Moment, SimDisk};
+use litefs_types::Pos;
+use rusqlite::{Connection, ffi};
+
+use super::check::{Bounds, check, check_going_on};
+use super::vfs::Visible;
+use super::world::{Options, World};
+
+/// What goes wrong in a script when the disk does.
+#[derive(Debug)]
+pub enum Failed {
+    /// A statement.
+    Sql(rusqlite::Error),
+    /// An operation on the store.
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Sql(e)
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(e: StoreError) -> Self {
+        Self::Store(e)
+    }
+}
+
+/// What a test does. Must do the same each time; errors are the script's to return.
+pub type Script = dyn Fn(&mut Run) -> Result<(), Failed> + Send + Sync;
+
+/// How a run looks at itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// Compares what the store has with what SQLite has after each step.
+    Compare,
+    /// Changes nothing: only counts.
+    Leave,
+}
+
+/// What was learned from a run without a crash.
+#[derive(Default, Clone)]
+pub struct Learned {
+    /// Every position that was ever announced, by database.
+    pub committed: BTreeMap<String, Vec<Pos>>,
+    /// Where each database was after each step.
+    pub after: Vec<BTreeMap<String, Pos>>,
+    /// What SQLite showed at a position.
+    pub images: BTreeMap<(String, u64, u64), Vec<u8>>,
+}
+
+/// A script being run.
+pub struct Run {
+    /// The store and the mount.
+    pub world: Arc<World>,
+    visible: Visible,
+    connections: BTreeMap<usize, (String, Connection)>,
+    /// Whether SQLite promises that what it commits from now on survives a power loss.
+    pub durable: bool,
+    /// Statements may fail: the disk does.
+    pub tolerant: bool,
+    /// Failed steps.
+    pub failed: usize,
+    look: Look,
+    steps: Arc<AtomicUsize>,
+    learned: Learned,
+}
+
+impl Run {
+    /// A run on this disk, which is opened (recovered) first.
+    pub fn new(disk: &SimDisk, options: Options, look: Look) -> Self {
+        let world = World::open(disk, options).expect("the store opens");
+        Self {
+            visible: Visible::new(&world),
+            world,
+            connections: BTreeMap::new(),
+            durable: false,
+            tolerant: false,
+            failed: 0,
+            look,
+            steps: Arc::default(),
+            learned: Learned::default(),
+        }
+    }
+
+    /// Opens connection `n`.
+    pub fn open(&mut self, n: usize, db: &str) -> Result<(), Failed> {
+        let c = self.visible.connect(db)?;
+        self.connections.insert(n, (db.to_owned(), c));
+        Ok(())
+    }
+
+    /// The name of a database for ATTACH.
+    pub fn path(&self, db: &str) -> String {
+        self.visible.path(db)
+    }
+
+    /// Closes connection `n`; a step.
+    pub fn close(&mut self, n: usize) -> Result<(), Failed> {
+        self.connections.remove(&n);
+        self.stepped();
+        Ok(())
+    }
+
+    /// One statement, or several; a step.
+    pub fn sql(&mut self, n: usize, sql: &str) -> Result<(), Failed> {
+        let (_, c) = self.connections.get(&n).expect("an open connection");
+        let done = c.execute_batch(sql);
+        if done.is_err() && !c.is_autocommit() {
+            // What an application does; SQLite may have done it already.
+            let _ = c.execute_batch("ROLLBACK");
+        }
+        match done {
+            Ok(()) => {
+                self.stepped();
+                Ok(())
+            }
+            Err(e) if self.tolerant => {
+                if std::env::var_os("CRASH_TRACE").is_some() {
+                    eprintln!("failed: {sql}: {e}");
+                }
+                self.failed += 1;
+                self.world.publish();
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// An operation on the store; a step.
+    pub fn step(&mut self, f: impl FnOnce(&World) -> Result<(), StoreError>) -> Result<(), Failed> {
+        match f(&self.world) {
+            Ok(()) => self.stepped(),
+            Err(_) if self.tolerant => {
+                self.failed += 1;
+                self.world.publish();
+            }
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    }
+
+    /// Where the databases are.
+    pub fn positions(&self) -> BTreeMap<String, Pos> {
+        self.world.store.databases().iter().map(|db| (db.name().to_string(), db.pos())).collect()
+    }
+
+    fn stepped(&mut self) {
+        self.world.publish();
+        let idle = self.connections.values().all(|(_, c)| c.is_autocommit());
+        let now = self.positions();
+        if idle {
+            let mut o = self.world.oracle.lock().unwrap();
+            o.acknowledged.clone_from(&now);
+            if self.durable {
+                o.durable.clone_from(&now);
+            }
+        }
+        self.steps.fetch_add(1, Ordering::SeqCst);
+        self.learned.after.push(now);
+        if self.look == Look::Compare && idle {
+            self.compare();
+        }
+    }
+
+    /// What the store exports is what SQLite has, byte for byte.
+    fn compare(&mut self) {
+        for (name, _) in self.connections.values() {
+            let db = self.world.db(name);
+            if db.pos().is_zero() || db.page_count() == 0 {
+                continue;
+            }
+            // Not by the writer: its cache may hold free pages that it never wrote. None with EXCLUSIVE.
+            let Some(image) = self.visible.connect(name).ok().and_then(|c| serialize(&c)) else { continue };
+            let mut exported = Vec::new();
+            let pos = db.write_export(&mut exported).unwrap_or_else(|e| panic!("export of {name}: {e}"));
+            assert!(exported == image, "{name} at {pos}: what is captured is not what SQLite has");
+            let key = (name.clone(), pos.txid_raw(), pos.checksum().get());
+            self.learned.images.insert(key, image);
+        }
+    }
+
+    /// Closes every connection, newest first.
+    pub fn finish(mut self) -> (Arc<World>, Learned) {
+        while self.connections.pop_last().is_some() {}
+        self.world.publish();
+        (Arc::clone(&self.world), std::mem::take(&mut self.learned))
+    }
+}
+
+/// The database as a connection sees it.
+#[allow(unsafe_code)] // SQLite's C interface
+pub fn serialize(c: &Connection) -> Option<Vec<u8>> {
+    let mut n = 0i64;
+    // SAFETY: an open connection; the memory is ours and freed as the interface says.
+    unsafe {
+        let p = ffi::sqlite3_serialize(c.handle(), c"main".as_ptr(), &raw mut n, 0 as c_uint);
+        if p.is_null() {
+            return None;
+        }
+        let image = std::slice::from_raw_parts(p, n as usize).to_vec();
+        ffi::sqlite3_free(p.cast());
+        Some(image)
+    }
+}
+
+/// A first run: the positions that exist, and whether they are what SQLite has.
+pub fn learn(disk: &SimDisk, options: Options, script: &Script) -> Learned {
+    let mut run = Run::new(disk, options, Look::Compare);
+    script(&mut run).unwrap_or_else(|e| panic!("without any fault: {e:?}"));
+    let (world, mut learned) = run.finish();
+    learned.committed = world.known().history;
+    learned.after.push(world.store.databases().iter().map(|db| (db.name().to_string(), db.pos())).collect());
+    learned
+}
+
+/// Random crashes at each operation.
+fn seeds() -> u64 {
+    if soak() { 12 } else { 2 }
+}
+
+/// Whether this is the long variant (`LITEFS_SOAK`, set by `make soak`).
+pub fn soak() -> bool {
+    std::env::var_os("LITEFS_SOAK").is_some()
+}
+
+/// What a matrix looked at.
+#[derive(Default, Debug)]
+pub struct Seen {
+    /// Disk operations by name.
+    pub operations: BTreeMap<Op, usize>,
+    /// Crashes that were recovered from.
+    pub crashes: usize,
+    /// Crashes after which something did not hold.
+    wrong: Vec<String>,
+}
+
+/// Crashes that differ from the rules in [`check`].
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Rules {
+    /// SQLite itself promises nothing about a power loss (synchronous=OFF): data may contradict itself.
+    pub power_loss_may_break: bool,
+}
+
+/// Runs the script with a crash at each disk operation: the daemon killed, the power gone, and in between.
+pub fn matrix(disk: &SimDisk, options: Options, rules: Rules, script: &Script) -> Seen {
+    let learned = Arc::new(learn(&disk.crash(Crash::KeepAll), options, script));
+    let disk = disk.crash(Crash::KeepAll);
+    let mut run = Run::new(&disk, options, Look::Leave);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let (oracle, steps) = (Arc::clone(&run.world.oracle), Arc::clone(&run.steps));
+    let (out, known) = (Arc::clone(&seen), Arc::clone(&learned));
+    let turn = AtomicUsize::new(0);
+    disk.watch(Some(Arc::new(move |at: &SimDisk, op: Op, moment: Moment| {
+        // The wal-index is never read after a crash.
+        if op.name().starts_with("shm.") {
+            return;
+        }
+        let oracle = oracle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let step = steps.load(Ordering::SeqCst);
+        let mut kinds = vec![Crash::KeepAll];
+        if moment == Moment::Before {
+            kinds.push(Crash::LoseAll);
+        }
+        let n = turn.fetch_add(1, Ordering::Relaxed) + 1;
+        kinds.extend((0..seeds()).map(|s| Crash::Random(s * 7919 + n as u64 * 31)));
+        for how in kinds {
+            let bounds = Bounds::new(&known, &oracle, step, how, rules);
+            let place = format!("{moment:?} {op} (no. {n}), step {step}, {how:?}");
+            let left = at.crash(how);
+            if out.lock().unwrap().wrong.len() >= MOST_WRONG {
+                return;
+            }
+            // SQLite's C code is below on the stack: a panic must not go through it.
+            let judged = catch_unwind(AssertUnwindSafe(|| {
+                check(&left, options, &bounds, &place);
+                if going_on(n, how) {
+                    check_going_on(&left, options, &bounds, &place);
+                }
+            }));
+            if let Err(why) = judged {
+                out.lock().unwrap().wrong.push(words(&*why));
+            }
+            out.lock().unwrap().crashes += 1;
+        }
+        if moment == Moment::Before {
+            *out.lock().unwrap().operations.entry(op).or_default() += 1;
+        }
+    })));
+    script(&mut run).unwrap_or_else(|e| panic!("the second time: {e:?}"));
+    let (world, _) = run.finish();
+    disk.watch(None);
+    let oracle = world.known();
+    drop(world);
+    for how in [Crash::KeepAll, Crash::LoseAll] {
+        let bounds = Bounds::new(&learned, &oracle, learned.after.len(), how, rules);
+        let left = disk.crash(how);
+        check(&left, options, &bounds, &format!("at the end, {how:?}"));
+        check_going_on(&left, options, &bounds, &format!("at the end, {how:?}"));
+    }
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    assert!(oracle.wrong.is_empty(), "{:#?}", oracle.wrong);
+    assert!(
+        seen.wrong.is_empty(),
+        "{} crashes; the first that went wrong:\n{}",
+        seen.crashes,
+        seen.wrong.join("\n")
+    );
+    seen
+}
+
+/// Failures after which a matrix stops looking.
+const MOST_WRONG: usize = 4;
+
+/// Whether applications go on after this crash: not after all of them, it takes longer than the check.
+fn going_on(n: usize, how: Crash) -> bool {
+    n.is_multiple_of(5) && !matches!(how, Crash::Random(s) if s % 2 == 1)
+}
+
+/// What a panic said.
+pub fn words(why: &(dyn std::any::Any + Send)) -> String {
+    why.downcast_ref::<String>()
+        .cloned()
+        .or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "a panic without words".into())
+}
