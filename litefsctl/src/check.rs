@@ -65,7 +65,7 @@ pub(crate) fn header(file: &mut File, len: u64) -> Result<DbFile, String> {
     }
     let page_size = PageSize::from_header(u16::from_be_bytes([h[16], h[17]])).map_err(|e| e.to_string())?;
     let size = u64::from(page_size.get());
-    if len % size != 0 {
+    if !len.is_multiple_of(size) {
         return Err(format!(
             "its length, {len} bytes, is no multiple of its page size, {size}: it was cut off"
         ));

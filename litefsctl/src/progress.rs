@@ -40,17 +40,18 @@ impl Bar {
         };
         Self { label: label.into(), kind, started: Instant::now(), shown: None }
     }
+}
 
-    fn text(&self, done: u64, total: Option<u64>, elapsed: Duration) -> String {
-        let rate = bytes((done as f64 / elapsed.as_secs_f64().max(0.001)) as u64);
-        match total.filter(|t| *t > 0) {
-            Some(total) => {
-                let percent = done.saturating_mul(100) / total;
-                let left = elapsed.as_secs_f64() * (total - done.min(total)) as f64 / done.max(1) as f64;
-                format!("{percent:3}% {} of {}, {rate}/s, {left:.0}s left", bytes(done), bytes(total))
-            }
-            None => format!("{}, {rate}/s", bytes(done)),
+/// `12% 1.0 MiB of 8.0 MiB, 3.0 MiB/s, 2s left`
+fn text(done: u64, total: Option<u64>, elapsed: Duration) -> String {
+    let rate = bytes((done as f64 / elapsed.as_secs_f64().max(0.001)) as u64);
+    match total.filter(|t| *t > 0) {
+        Some(total) => {
+            let percent = done.saturating_mul(100) / total;
+            let left = elapsed.as_secs_f64() * (total - done.min(total)) as f64 / done.max(1) as f64;
+            format!("{percent:3}% {} of {}, {rate}/s, {left:.0}s left", bytes(done), bytes(total))
         }
+        None => format!("{}, {rate}/s", bytes(done)),
     }
 }
 
@@ -71,7 +72,7 @@ impl Progress for Bar {
             return;
         }
         self.shown = Some(now);
-        let text = self.text(done, total, elapsed);
+        let text = text(done, total, elapsed);
         let mut err = std::io::stderr().lock();
         // A progress line that cannot be written is no reason to stop.
         let _ = if self.kind == Kind::Terminal {

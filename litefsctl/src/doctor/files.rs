@@ -81,7 +81,17 @@ fn alive(path: &Path) -> Result<(), String> {
     }
 }
 
+/// The path as mountinfo shows it. Only the directory above is resolved: a dead mount would hang.
+fn resolved(dir: &Path) -> PathBuf {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    match (dir.parent().map(fs::canonicalize), dir.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => dir,
+    }
+}
+
 fn mount(dir: &Path, running: bool, checks: &mut Vec<Check>) {
+    let dir = &resolved(dir);
     let shown = dir.display();
     let unmount = format!("fusermount3 -u {shown}, or umount -l {shown}");
     let mounted = mounts().into_iter().rfind(|m| m.path == dir);

@@ -1,6 +1,7 @@
 //! The verbs that ask a daemon, against the real control server over a daemon in memory.
 
-#![allow(clippy::unwrap_used, clippy::panic, dead_code)] // helpers fail by panicking; shared modules have more than is used here
+// Helpers fail by panicking, and the modules that test programs share have more than each one uses.
+#![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -263,7 +264,7 @@ fn an_import_on_a_replica_goes_to_the_primary() {
         use std::io::{Read, Write};
         let (mut c, _) = primary.accept().unwrap();
         let mut got = Vec::new();
-        let mut buf = [0; 65536];
+        let mut buf = vec![0; 65536];
         c.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         while let Ok(n @ 1..) = c.read(&mut buf) {
             got.extend_from_slice(&buf[..n]);

@@ -1,6 +1,7 @@
 //! `litefs`, the original's command line, against a cluster port that records what it is asked.
 
-#![allow(clippy::unwrap_used, clippy::panic, dead_code)] // helpers fail by panicking; shared modules have more than is used here
+// Helpers fail by panicking, and the modules that test programs share have more than each one uses.
+#![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -42,7 +43,7 @@ impl Port {
 /// Head and body of a request with a Content-Length, or none.
 fn request(c: &mut TcpStream) -> Vec<u8> {
     let mut got = Vec::new();
-    let mut buf = [0; 65536];
+    let mut buf = vec![0; 65536];
     loop {
         let n = c.read(&mut buf).unwrap();
         got.extend_from_slice(&buf[..n]);

@@ -1,6 +1,7 @@
 //! The verbs that look at files.
 
-#![allow(clippy::unwrap_used, clippy::panic, dead_code)] // helpers fail by panicking; shared modules have more than is used here
+// Helpers fail by panicking, and the modules that test programs share have more than each one uses.
+#![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -117,6 +118,7 @@ fn page(n: u32, fill: u8) -> Vec<u8> {
     if n == 1 {
         p[..16].copy_from_slice(b"SQLite format 3\0");
         p[16..18].copy_from_slice(&512u16.to_be_bytes());
+        p[18..100].fill(0);
     }
     p
 }
