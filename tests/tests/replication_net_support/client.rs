@@ -35,6 +35,18 @@ pub async fn start(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Response<Incoming> {
+    try_start(addr, h2, method, path, headers, body).await.unwrap()
+}
+
+/// The same; an error if the server reset the request, which may overtake the headers of an answer.
+pub async fn try_start(
+    addr: SocketAddr,
+    h2: bool,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> hyper::Result<Response<Incoming>> {
     let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
     let mut req = Request::builder().method(method);
     for (k, v) in headers {
@@ -44,12 +56,12 @@ pub async fn start(
     if h2 {
         let (mut send, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(conn);
-        send.send_request(req.uri(format!("http://{addr}{path}")).body(body).unwrap()).await.unwrap()
+        send.send_request(req.uri(format!("http://{addr}{path}")).body(body).unwrap()).await
     } else {
         let (mut send, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
         tokio::spawn(conn);
         let req = req.header("host", addr.to_string()).uri(path).body(body).unwrap();
-        send.send_request(req).await.unwrap()
+        send.send_request(req).await
     }
 }
 
@@ -85,9 +97,15 @@ pub struct StreamReader {
 
 impl StreamReader {
     pub async fn open(addr: SocketAddr, query: &str, map: Vec<u8>) -> Self {
-        let r = start(addr, true, "POST", &format!("/stream{query}"), &[("litefs-id", "AA")], map).await;
+        Self::try_open(addr, query, map).await.unwrap()
+    }
+
+    /// The same; an error if the stream was reset before its headers.
+    pub async fn try_open(addr: SocketAddr, query: &str, map: Vec<u8>) -> hyper::Result<Self> {
+        let path = format!("/stream{query}");
+        let r = try_start(addr, true, "POST", &path, &[("litefs-id", "AA")], map).await?;
         assert_eq!(r.status(), 200);
-        Self { body: r.into_body(), decoder: FrameDecoder::new(), input: Bytes::new(), ltx: None }
+        Ok(Self { body: r.into_body(), decoder: FrameDecoder::new(), input: Bytes::new(), ltx: None })
     }
 
     /// The next frame; `Ok(None)` at a clean end of the response, an error if it was reset.
