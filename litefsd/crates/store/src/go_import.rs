@@ -18,7 +18,7 @@ use litefs_ltx::checksum::page_checksum;
 use litefs_ltx::{Decoder, FileName};
 use litefs_sqlite::journal::JournalReader;
 use litefs_sqlite::wal::{WAL_HEADER_LEN, WalHeader, WalReader, frame_data_offset};
-use litefs_types::{PageNo, PageSize, Pos, Timestamp};
+use litefs_types::{PageNo, PageSize, Pos, Timestamp, Txid};
 
 use crate::disk::{Disk, DiskFile, Op, OpenHow};
 use crate::error::{Result, StoreError};
@@ -57,7 +57,8 @@ pub(crate) fn convert(
     }
     let mut files = list(&**disk, dir)?;
     let mut newest = None;
-    let mut intact = true;
+    // The last transaction of files that cannot be read: the database is there, the log will not be.
+    let mut ahead = None;
     while let Some(f) = files.last() {
         match verify(&**disk, f) {
             Ok(v) => {
@@ -66,21 +67,21 @@ pub(crate) fn convert(
             }
             Err(StoreError::Corrupt { reason, .. }) => {
                 notes.push(format!("{} is damaged and was left out: {reason}", f.path.display()));
+                ahead = ahead.max(Some(f.name.max));
                 files.pop();
-                intact = false;
             }
             Err(e) => return Err(e),
         }
     }
     // With a newer file that cannot be read, database and wal are ahead of the newest that can: neither
     // may be taken back to it. Recovery sees the difference and follows its policy.
-    if let Some((header, _)) = newest.as_ref().filter(|_| intact) {
+    if let Some((header, _)) = newest.as_ref().filter(|_| ahead.is_none()) {
         reconcile_wal(&**disk, dir, header, notes)?;
     }
     let ps = newest.as_ref().map(|(h, _)| h.page_size);
     roll_back(&**disk, dir, ps, notes)?;
     checkpoint(&**disk, dir, notes)?;
-    if let Some((header, _)) = newest.as_ref().filter(|_| intact) {
+    if let Some((header, _)) = newest.as_ref().filter(|_| ahead.is_none()) {
         apply_last(&**disk, dir, header, files.last())?;
     }
     // Nothing in log/ is worth more than ltx/ is: it is of an earlier try.
@@ -103,7 +104,7 @@ pub(crate) fn convert(
     let pos = log.sync()?;
     drop(log);
     if let Some((header, _)) = &newest {
-        stamp(disk, dir, header, pos)?;
+        stamp(disk, dir, header, pos, ahead)?;
     }
     remove_ltx(&**disk, dir)?;
     notes.push(format!("converted a directory of Go LiteFS at {pos}: {count} transactions kept"));
@@ -286,9 +287,15 @@ fn apply_last(
     db.sync_all(SYNC).map_err(StoreError::io("sync of the database"))
 }
 
-/// Says that the database file is what the log ends with, and what its pages are. Recovery compares; if
-/// it is not so, the file must not be redone from a log that may be behind it.
-fn stamp(disk: &Arc<dyn Disk>, dir: &DbLayout, last: &litefs_ltx::Header, pos: Pos) -> Result<()> {
+/// Says that the database file is what the log ends with, or `ahead` of it, and what its pages are, so
+/// that recovery neither reads it again nor redoes the log over something newer.
+fn stamp(
+    disk: &Arc<dyn Disk>,
+    dir: &DbLayout,
+    last: &litefs_ltx::Header,
+    tip: Pos,
+    ahead: Option<Txid>,
+) -> Result<()> {
     let ps = last.page_size;
     let mut sums = PageSums::new(ps);
     if last.commit > 0 {
@@ -303,6 +310,7 @@ fn stamp(disk: &Arc<dyn Disk>, dir: &DbLayout, last: &litefs_ltx::Header, pos: P
         let _ = sums.set_all(&all, last.commit);
         db.sync_all(SYNC).map_err(StoreError::io("sync of the database"))?;
     }
+    let pos = ahead.map_or(tip, |t| Pos::new(t, sums.checksum()));
     let mut write = || -> io::Result<()> {
         let mut file = SumsFile::open(Arc::clone(disk), dir.sums())?;
         let update = file.collect(&mut sums);

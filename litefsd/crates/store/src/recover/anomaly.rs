@@ -67,7 +67,7 @@ impl Recovery {
         self.try_step("the snapshot", |r| r.snapshot().map(|_| ()))?;
         self.try_step("the journal", Self::journal)?;
         let stamped = self.sums_file.stamp().map_or(Pos::ZERO, |s| s.sums_pos);
-        let in_order = self.try_step("the log", Self::redo_from_base)?;
+        let in_order = self.try_step("the log", Self::redo_what_is_missing)?;
         self.try_step("the wal", Self::overlay_wal)?;
 
         let file = self.file()?;
@@ -116,10 +116,10 @@ impl Recovery {
         Ok(())
     }
 
-    /// Redoes everything the log has, whatever the stamp says.
-    fn redo_from_base(&mut self) -> super::Step<()> {
+    /// Redoes what the file lacks by its stamp; without one, everything.
+    fn redo_what_is_missing(&mut self) -> super::Step<()> {
         let tip = self.log.tip();
-        self.redo_from(Some(self.log.base()), None, PageSums::new(litefs_types::PageSize::DEFAULT))?;
+        self.redo_from(self.db_pos, None, PageSums::new(litefs_types::PageSize::DEFAULT))?;
         if let Some(t) = tip.txid()
             && let Some(e) = self.log.get(t)?
         {

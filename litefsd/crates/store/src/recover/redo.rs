@@ -29,6 +29,10 @@ impl Recovery {
     /// the file has.
     pub(super) fn redo(&mut self, known: Option<(Pos, PageSums)>) -> Step<PageSums> {
         let tip = self.log.tip();
+        if let Some(at) = self.db_pos.filter(|p| p.txid() > tip.txid()) {
+            // Redoing what is left would take the file back.
+            return Err(anomaly(format!("the database file was at {at}, the log ends at {tip}")));
+        }
         self.check_length()?;
         let stored = match known {
             Some(k) => Some(k),
@@ -46,6 +50,9 @@ impl Recovery {
         if !fits(&sums, tip) {
             self.note("the page sums do not fit; read the whole database");
             sums = self.scan()?;
+            if let Some(healed) = self.heal(&sums)? {
+                sums = healed;
+            }
             if !fits(&sums, tip) {
                 return Err(anomaly(format!(
                     "database checksum {} is not that of the log's end, {tip}",
@@ -100,7 +107,7 @@ impl Recovery {
     ) -> Step<PageSums> {
         let base = self.log.base();
         let tip = self.log.tip();
-        let file_from = file_pos.filter(|p| p.txid() <= tip.txid()).map_or(base.txid(), Pos::txid);
+        let file_from = file_pos.map_or(base.txid(), Pos::txid);
         if file_from < base.txid() {
             return Err(anomaly(format!(
                 "the log begins at {base}, the database file needs it from earlier on"
@@ -169,6 +176,23 @@ impl Recovery {
         let _ = sums.set_all(&all, pages);
         sums.mark_all_dirty();
         Ok(sums)
+    }
+
+    /// Pages that are wrong in the file may be right in the log. Whether redoing all of it gives what its
+    /// end says is found out by sums first: the file may also be *ahead* of a damaged log, and redoing
+    /// would then destroy what is nowhere else.
+    fn heal(&mut self, found: &PageSums) -> Step<Option<PageSums>> {
+        let (base, tip) = (self.log.base(), self.log.tip());
+        if base == tip || fits(found, tip) {
+            return Ok(None);
+        }
+        let would_be = self.redo_from(Some(tip), Some(base), found.clone())?;
+        if !fits(&would_be, tip) {
+            return Ok(None);
+        }
+        self.redo_from(Some(base), None, PageSums::new(would_be.page_size()))?;
+        self.note("pages of the database file were damaged: written again from the log");
+        Ok(Some(would_be))
     }
 
     /// Page size and page count by log or file; `None`: no pages.
@@ -247,6 +271,11 @@ impl Recovery {
         }
         let journal = self.exists(&self.dir.journal())?;
         if !journal {
+            let found = self.scan()?;
+            if let Some(healed) = self.heal(&found)? {
+                *sums = healed;
+                return Ok(());
+            }
             return Err(anomaly(format!("{} pages of the database are not those of the log", differ.len())));
         }
         let tip = self.log.tip();
