@@ -78,7 +78,8 @@ impl From<ClientError> for Failure {
     fn from(e: ClientError) -> Self {
         let text = e.to_string();
         match e {
-            ClientError::Unreachable { source, .. } => {
+            ClientError::Unreachable { target, source } => {
+                let text = format!("cannot connect to {target}: {}", crate::check::reason(&source));
                 let hint = match source.kind() {
                     std::io::ErrorKind::PermissionDenied => "run as root, or join the group litefs",
                     _ => "is litefsd running? Name its socket with --socket or LITEFS_SOCKET",

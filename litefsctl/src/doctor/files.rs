@@ -91,7 +91,8 @@ fn resolved(dir: &Path) -> PathBuf {
 }
 
 fn mount(dir: &Path, running: bool, checks: &mut Vec<Check>) {
-    let dir = &resolved(dir);
+    let dir = resolved(dir);
+    let dir = dir.as_path();
     let shown = dir.display();
     let unmount = format!("fusermount3 -u {shown}, or umount -l {shown}");
     let mounted = mounts().into_iter().rfind(|m| m.path == dir);

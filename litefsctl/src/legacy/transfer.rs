@@ -74,6 +74,14 @@ fn text(f: &Failure) -> String {
     if f.hint.is_empty() { f.message.clone() } else { format!("{}; {}", f.message, f.hint) }
 }
 
+/// The error in one line, without Rust's way of naming an errno.
+fn in_words(e: ClusterError) -> String {
+    match e {
+        ClusterError::Client(e) => Failure::from(e).message,
+        e => e.to_string(),
+    }
+}
+
 pub(super) fn import(words: &[String]) -> End {
     let args = match args(words, IMPORT_USAGE) {
         Ok(a) => a,
@@ -84,7 +92,7 @@ pub(super) fn import(words: &[String]) -> End {
         // A file that is no database must not reach the server: one of the original loses data over it.
         let (file, len) = check::open(Path::new(&args.path)).map_err(|f| text(&f))?;
         let rt = runtime().map_err(|f| text(&f))?;
-        rt.block_on(client.import(&args.name, file, len, ())).map_err(|e| e.to_string())
+        rt.block_on(client.import(&args.name, file, len, ())).map_err(in_words)
     };
     let from = Instant::now();
     match done() {
@@ -106,9 +114,7 @@ pub(super) fn export(words: &[String]) -> End {
         let mut target = Replacement::new(Path::new(&args.path)).map_err(|f| text(&f))?;
         let rt = runtime().map_err(|f| text(&f))?;
         let mut out = BufWriter::with_capacity(1 << 20, target.file());
-        let len = rt
-            .block_on(client.export(&args.name, &mut out, &mut ()))
-            .map_err(|e: ClusterError| e.to_string())?;
+        let len = rt.block_on(client.export(&args.name, &mut out, &mut ())).map_err(in_words)?;
         out.flush().map_err(|e| format!("cannot write {}: {}", args.path, check::reason(&e)))?;
         drop(out);
         verbs::finish_export(target, len).map_err(|f| text(&f))

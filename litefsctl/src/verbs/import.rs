@@ -83,7 +83,7 @@ async fn to_cluster(
 pub(crate) fn cluster_failure(e: ClusterError, url: &str) -> Failure {
     match e {
         ClusterError::Client(e @ ClientError::Unreachable { .. }) => {
-            Failure::new(Kind::Unreachable, e.to_string()).hint(format!("does a node listen at {url}?"))
+            Failure::from(e).hint(format!("does a node listen at {url}?"))
         }
         ClusterError::Client(e) => e.into(),
         ClusterError::NotFound => Failure::new(Kind::NotFound, "database not found"),

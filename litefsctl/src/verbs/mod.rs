@@ -34,7 +34,11 @@ pub(crate) struct Context {
 impl Context {
     /// The daemon: `--socket`, `LITEFS_SOCKET`, the configuration's, the default.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(self.socket()?))
+        let socket = self.socket()?;
+        if self.global.verbose {
+            eprintln!("asking the daemon at {}", socket.display());
+        }
+        Ok(Client::new(socket))
     }
 
     pub(crate) fn socket(&self) -> Result<PathBuf, Failure> {
