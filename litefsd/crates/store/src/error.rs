@@ -120,11 +120,15 @@ impl StoreError {
             Self::NotFound => libc::ENOENT,
             Self::Exists => libc::EEXIST,
             Self::Refused { errno, .. } => *errno,
-            Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Self::Log(crate::log::LogError::Io { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::Io { source, .. } | Self::Log(crate::log::LogError::Io { source, .. }) => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
             Self::Apply(crate::apply::ApplyError::Blocked(_)) | Self::Busy { .. } => libc::EBUSY,
-            Self::Log(_) | Self::Apply(_) => libc::EIO,
-            Self::Poisoned { .. } | Self::PositionMismatch { .. } | Self::Corrupt { .. } => libc::EIO,
+            Self::Log(_)
+            | Self::Apply(_)
+            | Self::Poisoned { .. }
+            | Self::PositionMismatch { .. }
+            | Self::Corrupt { .. } => libc::EIO,
         }
     }
 }

@@ -14,46 +14,36 @@ use litefs_core::page_sums::PageSums;
 use litefs_ltx::{Decoder, Header};
 use litefs_types::{Checksum, PageNo, Pos};
 
-use super::wal::Backing;
 use super::{Database, Inner, JournalMode, OwnIo};
-use crate::apply::wal_writer::{WalPosition, WalSync, WalWriter};
-use crate::apply::{ApplyError, PageSource, Replaced, drop_files, replace_all, rollback_writer};
-use crate::disk::{Op, OpenHow};
+use crate::apply::wal_writer::{WalSync, WalWriter};
+use crate::apply::{ApplyError, PageSource, drop_files, replace_all, rollback_writer};
+use crate::disk::Op;
 use crate::error::{Result, StoreError};
 use crate::log::{LogEntry, RecordKind, RecordMeta};
 use crate::notice::Change;
-use crate::own_mount::{FileKind, OwnMount};
+use crate::own_mount::FileKind;
 use crate::spool::Spooled;
-
-const SNAPSHOT: Op = Op::new("snapshot.write");
-const SNAPSHOT_SYNC: Op = Op::new("snapshot.sync");
-const SNAPSHOT_RENAME: Op = Op::new("snapshot.rename");
-const SNAPSHOT_UNLINK: Op = Op::new("snapshot.unlink");
 
 /// One try for the locks of a rollback database; in between the wait is reported.
 const LOCK_TRY: Duration = Duration::from_secs(2);
 /// How long readers may hold an apply up before it is given up and asked for again.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
-/// A reader that has the wal open keeps a switch to a rollback mode waiting: it is only tried.
-const LEAVE_WAL: Duration = Duration::from_millis(50);
-/// And not again before this: each try holds up the next transaction.
-const LEAVE_WAL_AGAIN: Duration = Duration::from_secs(1);
 /// Pause before a half written database is written again.
 const TORN_PAUSE: Duration = Duration::from_secs(1);
 /// Buffer for decoding.
-const BUFFER: usize = 256 * 1024;
+pub(super) const BUFFER: usize = 256 * 1024;
 
 /// A verified transaction.
-struct Incoming {
-    header: Header,
-    sums: Vec<(PageNo, Checksum)>,
-    post: Checksum,
+pub(super) struct Incoming {
+    pub(super) header: Header,
+    pub(super) sums: Vec<(PageNo, Checksum)>,
+    pub(super) post: Checksum,
     /// What page 1 says, if it is among the pages.
-    mode: Option<JournalMode>,
+    pub(super) mode: Option<JournalMode>,
 }
 
 /// The pages of an LTX file that was verified before.
-struct LtxPages<F>(F);
+pub(super) struct LtxPages<F>(pub(super) F);
 
 impl<R: Read, F: FnMut() -> io::Result<R>> PageSource for LtxPages<F> {
     fn for_each(
@@ -93,7 +83,7 @@ impl Database {
         };
         let _rewriting = (!as_frames).then(|| self.rewriting());
         let pos = if incoming.header.is_snapshot() && incoming.header.commit > 0 {
-            self.apply_snapshot(&mut own_io, incoming, received)?
+            self.apply_snapshot(&mut own_io, incoming, &received)?
         } else {
             self.apply_one(&mut own_io, incoming, received)?
         };
@@ -257,7 +247,7 @@ impl Database {
     }
 
     /// The daemon as the WAL writer of this database (rule P1), attached on first use.
-    fn attached(&self, own_io: &mut OwnIo) -> Result<Arc<WalWriter>> {
+    pub(super) fn attached(&self, own_io: &mut OwnIo) -> Result<Arc<WalWriter>> {
         if let Some(writer) = own_io.writer.as_ref().filter(|w| w.is_attached()) {
             return Ok(Arc::clone(writer));
         }
@@ -268,22 +258,9 @@ impl Database {
         Ok(Arc::clone(own_io.writer.insert(Arc::new(writer))))
     }
 
-    /// On a replica: takes the locks of a WAL database before an application can (rule P1).
-    pub(super) fn attach_as_replica(&self) -> Result<()> {
-        let mut own_io = self.lock_own();
-        let wal = {
-            let g = self.lock();
-            g.mode == JournalMode::Wal && g.sums.page_count() > 0
-        };
-        if wal && self.own().is_some() {
-            self.attached(&mut own_io)?;
-        }
-        Ok(())
-    }
-
     /// Tries again while readers are in the way, and says who they are. Half written (a full disk), the
     /// database stays locked and the same is written again; `apply` is told so by its second argument.
-    fn wait_for_readers<T>(
+    pub(super) fn wait_for_readers<T>(
         &self,
         mut apply: impl FnMut(Instant, bool) -> std::result::Result<T, ApplyError>,
     ) -> Result<T> {
@@ -306,7 +283,7 @@ impl Database {
     }
 
     /// Without a mount nobody reads: straight into the file.
-    fn write_direct(&self, source: &mut dyn PageSource, header: &Header) -> Result<()> {
+    pub(super) fn write_direct(&self, source: &mut dyn PageSource, header: &Header) -> Result<()> {
         const DIRECT: Op = Op::new("apply.direct");
         let file = self.backing_or_create(FileKind::Database, false)?.file;
         self.sync_log()?;
@@ -356,236 +333,21 @@ impl Database {
         self.env.notice.changed(change_of(&self.name, header, pos));
     }
 
-    fn now_at(&self, g: &mut Inner, header: &Header, pos: Pos) {
+    pub(super) fn now_at(&self, g: &mut Inner, header: &Header, pos: Pos) {
         g.tip = pos;
         g.published = pos;
         g.streamable = pos;
         g.published_pages = header.commit;
         g.last_timestamp = Some(header.timestamp);
     }
-
-    /// Replaces the content by a snapshot.
-    fn apply_snapshot(&self, own_io: &mut OwnIo, incoming: Incoming, received: Spooled) -> Result<Pos> {
-        let Incoming { header, sums, post, mode } = incoming;
-        let pos = Pos::new(header.max_txid, post);
-        {
-            let g = self.lock();
-            self.check_alive(&g)?;
-            if g.tip == pos && !self.wants_snapshot() {
-                return Ok(pos);
-            }
-        }
-        self.keep_snapshot(&received)?;
-        let mut source = LtxPages(|| Ok(received.reader()));
-        let mut as_frames = false;
-        if let Some(own) = self.own().cloned() {
-            self.backing_or_create(FileKind::Database, false)?;
-            if self.lock().mode == JournalMode::Wal && self.lock().sums.page_count() > 0 {
-                // With WAL_WRITE in hand a reader that does not leave makes it frames instead.
-                self.attached(own_io)?;
-            }
-            let replaced = self.wait_for_readers(|deadline, redo| {
-                let writer = own_io.writer.as_deref();
-                replace_all(&*own, writer, &mut source, header.page_size, header.commit, deadline, redo)
-            });
-            match replaced {
-                Ok(how) => as_frames = matches!(how, Replaced::AsFrames(_)),
-                Err(e) if !half_written(&e) => {
-                    self.forget_snapshot()?;
-                    return Err(e);
-                }
-                Err(e) => {
-                    let mut g = self.lock();
-                    return Err(
-                        self.poison(&mut g, format!("a snapshot could not be written to the database: {e}"))
-                    );
-                }
-            }
-            if own_io.writer.as_ref().is_some_and(|w| !w.is_attached()) {
-                own_io.writer = None;
-            }
-        } else {
-            self.write_direct(&mut source, &header)?;
-        }
-        self.log.reset(pos, self.env.now())?;
-        {
-            let mut g = self.lock();
-            g.sums = PageSums::new(header.page_size);
-            let _ = g.sums.set_all(&sums, header.commit);
-            g.sums.mark_all_dirty();
-            g.page_size = Some(header.page_size);
-            g.mode = mode.unwrap_or(JournalMode::Rollback);
-            g.wal_versions.clear();
-            g.wal_sizes.clear();
-            if as_frames {
-                for (page, sum) in &sums {
-                    g.wal_versions.entry(*page).or_default().push(*sum);
-                }
-                g.wal_sizes.push(header.commit);
-            } else {
-                g.complete_at = pos;
-            }
-            self.now_at(&mut g, &header, pos);
-        }
-        self.wants_snapshot.store(false, Ordering::Release);
-        self.stamp(false)?;
-        // Frames alone do not survive a power loss, and the log before them is gone.
-        own_io.snapshot_kept = as_frames;
-        if !as_frames {
-            self.forget_snapshot()?;
-        }
-        self.env.notice.changed(change_of(&self.name, &header, pos));
-        Ok(pos)
-    }
-
-    /// Makes the snapshot durable under a name that recovery looks for.
-    fn keep_snapshot(&self, received: &Spooled) -> Result<()> {
-        let step = StoreError::io;
-        let disk = &*self.env.disk;
-        let tmp = self.dir.spool().join("snapshot.tmp");
-        disk.create_dir_all(SNAPSHOT, &self.dir.spool()).map_err(step("creation of the spool directory"))?;
-        let file =
-            disk.open(SNAPSHOT, &tmp, OpenHow::REPLACE).map_err(step("creation of the snapshot file"))?;
-        let mut buf = vec![0u8; BUFFER];
-        let mut at = 0;
-        loop {
-            let n = received.read_at(&mut buf, at).map_err(step("read of a received snapshot"))?;
-            if n == 0 {
-                break;
-            }
-            file.write_all_at(SNAPSHOT, &buf[..n], at).map_err(step("write of the snapshot file"))?;
-            at += n as u64;
-        }
-        file.sync_all(SNAPSHOT_SYNC).map_err(step("sync of the snapshot file"))?;
-        disk.rename(SNAPSHOT_RENAME, &tmp, &self.dir.snapshot())
-            .map_err(step("rename of the snapshot file"))?;
-        disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir()).map_err(step("sync of the database's directory"))
-    }
-
-    fn forget_snapshot(&self) -> Result<()> {
-        let disk = &*self.env.disk;
-        disk.unlink(SNAPSHOT_UNLINK, &self.dir.snapshot())
-            .map_err(StoreError::io("removal of the snapshot file"))?;
-        disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir())
-            .map_err(StoreError::io("sync of the database's directory"))
-    }
-
-    /// The tracker goes on from frames that the daemon wrote (rule X3).
-    pub(super) fn adopt_wal(&self, g: &mut Inner, at: &WalPosition) {
-        match at.generation {
-            Some(generation) => g.wal.adopt(generation, at.mx_frame, at.chain),
-            None => {
-                let _ = g.wal.removed();
-            }
-        }
-        g.wal_synced = 0;
-        g.wal_needs_reset = at.chain_broken;
-        // A checkpoint may copy any of them: the sums of what the frames hold.
-        let (versions, sizes) = match self.frame_sums(at) {
-            Ok(known) => known,
-            Err(e) => {
-                self.poison(g, format!("the wal could not be read back: {e}"));
-                return;
-            }
-        };
-        g.wal_versions = versions;
-        g.wal_sizes = sizes;
-    }
-
-    fn frame_sums(
-        &self,
-        at: &WalPosition,
-    ) -> Result<(std::collections::HashMap<PageNo, Vec<Checksum>>, Vec<u32>)> {
-        use litefs_core::capture::{ReadAt, frame_data_offset};
-        let mut versions = std::collections::HashMap::<PageNo, Vec<Checksum>>::new();
-        let mut sizes = Vec::new();
-        let Some(generation) = at.generation else { return Ok((versions, sizes)) };
-        let opened = self.backing(FileKind::Wal)?;
-        let mut backing = Backing(&*opened.file);
-        let mut frame = vec![0u8; 24 + generation.page_size.bytes()];
-        for n in 1..=at.mx_frame {
-            backing.read_at(frame_data_offset(n, generation.page_size) - 24, &mut frame).map_err(|_| {
-                StoreError::Corrupt { what: "the wal", reason: format!("frame {n} is missing") }
-            })?;
-            let number = |i: usize| u32::from_be_bytes([frame[i], frame[i + 1], frame[i + 2], frame[i + 3]]);
-            if let Some(page) = PageNo::new(number(0)) {
-                versions
-                    .entry(page)
-                    .or_default()
-                    .push(litefs_ltx::checksum::page_checksum(page, &frame[24..]));
-            }
-            if number(4) != 0 {
-                sizes.push(number(4));
-            }
-        }
-        Ok((versions, sizes))
-    }
-
-    /// Background work of a replica: copies frames into the database file, and leaves the WAL when page
-    /// 1 names a rollback journal.
-    pub(super) fn maintain_replica(&self) -> Result<()> {
-        let Some(own) = self.own().cloned() else { return Ok(()) };
-        let before = || self.log.sync().map(|_| ()).map_err(io::Error::other);
-        let writer = {
-            let mut own_io = self.lock_own();
-            let Some(writer) = own_io.writer.clone().filter(|w| w.is_attached()) else { return Ok(()) };
-            if self.lock().mode == JournalMode::Rollback {
-                // Under `own_io`: an apply must not meet a writer that has just left.
-                return self.leave_wal(&mut own_io, &*own, &writer);
-            }
-            // Not held any longer: a checkpoint must not keep the next transaction waiting.
-            writer
-        };
-        if writer.needs_checkpoint() {
-            let at = self.pos();
-            let done = writer.checkpoint(&*own, &before)?;
-            if done.complete {
-                self.lock().complete_at = at;
-                let mut own_io = self.lock_own();
-                if own_io.snapshot_kept {
-                    self.stamp(false)?;
-                    self.forget_snapshot()?;
-                    own_io.snapshot_kept = false;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Database {
-    /// Page 1 names a rollback journal: gives the WAL up when its readers let it. Tried now and then.
-    fn leave_wal(&self, own_io: &mut OwnIo, own: &dyn OwnMount, writer: &WalWriter) -> Result<()> {
-        if own_io.leave_wal_after.is_some_and(|at| Instant::now() < at) {
-            return Ok(());
-        }
-        let before = || self.log.sync().map(|_| ()).map_err(io::Error::other);
-        match writer.leave_wal(own, &before, Instant::now() + LEAVE_WAL) {
-            Ok(()) => {
-                own_io.writer = None;
-                own_io.leave_wal_after = None;
-                let mut g = self.lock();
-                g.complete_at = g.published;
-                g.wal_versions.clear();
-                g.wal_sizes.clear();
-                Ok(())
-            }
-            Err(ApplyError::Blocked(b)) => {
-                tracing::debug!(db = %self.name, "stays in WAL mode until its readers leave: {b}");
-                own_io.leave_wal_after = Some(Instant::now() + LEAVE_WAL_AGAIN);
-                Ok(())
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
 }
 
 /// Whether the database file holds a part of what was being written.
-fn half_written(e: &StoreError) -> bool {
+pub(super) fn half_written(e: &StoreError) -> bool {
     matches!(e, StoreError::Apply(ApplyError::Torn(_)))
 }
 
-fn change_of(name: &litefs_types::DbName, header: &Header, pos: Pos) -> Change {
+pub(super) fn change_of(name: &litefs_types::DbName, header: &Header, pos: Pos) -> Change {
     Change {
         db: name.clone(),
         pos,

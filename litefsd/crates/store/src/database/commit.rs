@@ -13,7 +13,7 @@ use litefs_types::{Checksum, PageNo, PageSize, Pos, Timestamp};
 use super::{Database, Inner, JournalMode, SumsUndo};
 use crate::disk::DiskFile;
 use crate::error::{Result, StoreError};
-use crate::log::{RecordKind, RecordMeta};
+use crate::log::{JournalId, RecordKind, RecordMeta};
 
 /// Where the new content of a page is.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,27 @@ pub(super) enum PageAt {
     File(u64),
     /// All zero: a page that the transaction added without writing it.
     Zero,
+}
+
+/// Where a transaction came from.
+#[derive(Clone, Copy)]
+pub(super) enum Origin {
+    /// Frames of a wal.
+    Wal(WalSpan),
+    /// A rollback journal.
+    Rollback(JournalId),
+    /// The daemon itself: nothing but the log explains it.
+    Daemon,
+}
+
+/// A transaction to be appended, without its pages.
+pub(super) struct NewTx<'a> {
+    /// The file that [`PageAt::File`] speaks of.
+    pub(super) source: &'a dyn DiskFile,
+    pub(super) page_size: PageSize,
+    /// Pages of the database afterwards.
+    pub(super) commit: u32,
+    pub(super) origin: Origin,
 }
 
 /// A transaction that was appended.
@@ -40,27 +61,22 @@ impl Database {
     pub(super) fn log_wal_pages(
         &self,
         g: &mut Inner,
-        wal: &dyn DiskFile,
-        ps: PageSize,
-        commit: u32,
+        tx: &NewTx<'_>,
         frames: impl Iterator<Item = (PageNo, u64)>,
-        span: Option<WalSpan>,
     ) -> Result<Built> {
         let old = g.sums.page_count();
-        let lock = ps.lock_page();
-        if commit > old {
-            let mut pages: BTreeMap<PageNo, PageAt> = (old + 1..=commit)
-                .filter_map(PageNo::new)
-                .filter(|p| *p != lock)
-                .map(|p| (p, PageAt::Zero))
-                .collect();
-            pages.extend(frames.filter(|(p, _)| *p != lock).map(|(p, at)| (p, PageAt::File(at))));
-            let kind = RecordKind::Wal;
-            self.append(g, wal, ps, commit, pages.into_iter(), kind, span)
-        } else {
-            let pages = frames.filter(|(p, _)| *p != lock).map(|(p, at)| (p, PageAt::File(at)));
-            self.append(g, wal, ps, commit, pages, RecordKind::Wal, span)
+        let lock = tx.page_size.lock_page();
+        let frames = frames.filter(|(p, _)| *p != lock).map(|(p, at)| (p, PageAt::File(at)));
+        if tx.commit <= old {
+            return self.append(g, tx, frames);
         }
+        let mut pages: BTreeMap<PageNo, PageAt> = (old + 1..=tx.commit)
+            .filter_map(PageNo::new)
+            .filter(|p| *p != lock)
+            .map(|p| (p, PageAt::Zero))
+            .collect();
+        pages.extend(frames);
+        self.append(g, tx, pages.into_iter())
     }
 
     /// Appends one transaction behind the tip and moves the tip. `pages` ascend.
@@ -69,13 +85,15 @@ impl Database {
     pub(super) fn append(
         &self,
         g: &mut Inner,
-        source: &dyn DiskFile,
-        ps: PageSize,
-        commit: u32,
+        tx: &NewTx<'_>,
         pages: impl Iterator<Item = (PageNo, PageAt)>,
-        kind: RecordKind,
-        span: Option<WalSpan>,
     ) -> Result<Built> {
+        let NewTx { source, page_size: ps, commit, origin } = *tx;
+        let (kind, span) = match origin {
+            Origin::Wal(span) => (RecordKind::Wal, Some(span)),
+            Origin::Rollback(journal) => (RecordKind::Rollback(journal), None),
+            Origin::Daemon => (RecordKind::Plain, None),
+        };
         let mut page = vec![0u8; ps.bytes()];
         let mut listed = Vec::with_capacity(pages.size_hint().0);
         let mut changed = g.sums.page_count() != commit || g.page_size != Some(ps);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use litefs_sqlite::db_header::DbHeader;
 use litefs_types::{PageNo, PageSize, Pos, Timestamp};
 
-use super::commit::{PageAt, read_page};
+use super::commit::{NewTx, Origin, PageAt, read_page};
 use super::files::{Caller, HandleId};
 use super::{Database, Inner, JournalMode, JournalState, Pending};
 use crate::apply::locks::Exclusive;
@@ -23,7 +23,6 @@ use crate::apply::wal_writer::WalWriter;
 use crate::apply::{ApplyError, PageSource, replace_all};
 use crate::disk::{Disk, DiskFile, Op, OpenHow};
 use crate::error::{Result, StoreError};
-use crate::log::RecordKind;
 use crate::notice::Change;
 use crate::own_mount::FileKind;
 
@@ -270,7 +269,8 @@ impl Database {
             let before = g.published;
             let all = (1..=pages).filter_map(PageNo::new).filter(|p| *p != page_size.lock_page());
             let at = all.map(|p| (p, PageAt::File(page_size.offset(p))));
-            let built = self.append(&mut g, source, page_size, pages, at, RecordKind::Plain, None)?;
+            let tx = NewTx { source, page_size, commit: pages, origin: Origin::Daemon };
+            let built = self.append(&mut g, &tx, at)?;
             (before, built)
         };
         let Some(undo) = built.undo else { return Ok(before) };

@@ -15,6 +15,7 @@
 //! Tested by `tests/mount` (real SQLite on a real mount), `tests/crash`, and the unit tests beside.
 
 mod apply;
+mod apply_snapshot;
 mod checkpoint;
 mod commit;
 mod counters;
@@ -24,6 +25,7 @@ mod gate;
 mod import;
 mod lifecycle;
 mod publish;
+mod replica_wal;
 mod rollback;
 mod stamp;
 mod super_journal;

@@ -67,10 +67,10 @@ impl Database {
                     self.cover(&mut g, &h)?;
                 }
                 self.publish_covered(&mut g, h.mx_frame, h.frame_checksum);
-                Ok(())
             }
             _ => self.publish_by_heap_index(&mut g, evidence),
         }
+        Ok(())
     }
 
     /// The wal-index header, if there is a valid one.
@@ -150,7 +150,7 @@ impl Database {
     }
 
     /// Rule W8: no wal-index to ask. X must have been held at the commit.
-    fn publish_by_heap_index(&self, g: &mut Inner, evidence: Evidence) -> Result<()> {
+    fn publish_by_heap_index(&self, g: &mut Inner, evidence: Evidence) {
         while let Some(p) = g.prepared.front() {
             if !p.heap_index {
                 break;
@@ -167,7 +167,6 @@ impl Database {
                 self.publish(g, p);
             }
         }
-        Ok(())
     }
 
     fn x_held_now(&self) -> bool {

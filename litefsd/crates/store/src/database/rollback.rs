@@ -15,12 +15,12 @@ use litefs_sqlite::db_header::DbHeader;
 use litefs_sqlite::journal::{JOURNAL_MAGIC, JournalHeader, is_live};
 use litefs_types::{Checksum, PageNo, PageSize, Pos, Timestamp};
 
-use super::commit::PageAt;
+use super::commit::{NewTx, Origin, PageAt};
 use super::files::{Caller, OpenedFile};
 use super::{Database, Inner, JournalMode, Pending, SumsUndo};
 use crate::disk::{DiskFile, Op};
 use crate::error::{Result, StoreError};
-use crate::log::{JournalId, RecordKind};
+use crate::log::JournalId;
 use crate::notice::Change;
 use crate::own_mount::FileKind;
 
@@ -265,15 +265,8 @@ impl Database {
             (1..=commit).filter_map(PageNo::new).filter(|p| *p != ps.lock_page()).collect()
         };
         let identity = g.journal.identity.unwrap_or_default();
-        let built = self.append(
-            g,
-            &*opened.file,
-            ps,
-            commit,
-            pages.into_iter().map(|p| (p, PageAt::File(ps.offset(p)))),
-            RecordKind::Rollback(identity),
-            None,
-        )?;
+        let tx = NewTx { source: &*opened.file, page_size: ps, commit, origin: Origin::Rollback(identity) };
+        let built = self.append(g, &tx, pages.into_iter().map(|p| (p, PageAt::File(ps.offset(p)))))?;
         let Some(undo) = built.undo else {
             if taken_back {
                 self.forget_for_good(g)?;

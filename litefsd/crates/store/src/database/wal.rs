@@ -9,6 +9,7 @@ use std::time::Instant;
 use litefs_core::capture::{FrameTx, ReadAt, ReadFailed, WalEvent, frame_data_offset};
 use litefs_ltx::WalSpan;
 
+use super::commit::{NewTx, Origin};
 use super::files::{Caller, OpenedFile};
 use super::{Database, Inner, Logged, Prepared};
 use crate::disk::{DiskFile, Op};
@@ -130,7 +131,9 @@ impl Database {
         }
         let span = WalSpan { offset: tx.wal_offset, size: tx.wal_size, salt: generation.salt };
         let frames = tx.pages.iter().map(|(page, frame)| (*page, frame_data_offset(*frame, ps)));
-        let built = self.log_wal_pages(g, &*opened.file, ps, tx.commit, frames, Some(span))?;
+        let new =
+            NewTx { source: &*opened.file, page_size: ps, commit: tx.commit, origin: Origin::Wal(span) };
+        let built = self.log_wal_pages(g, &new, frames)?;
         for (page, sum) in &built.sums {
             g.wal_versions.entry(*page).or_default().push(*sum);
         }

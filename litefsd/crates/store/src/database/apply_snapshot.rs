@@ -1,0 +1,135 @@
+//! Replacing the content by a snapshot.
+//!
+//! Disk order: the whole snapshot durable under the name `snapshot.ltx` → files → log starts again behind it →
+//! page sums stamped → `snapshot.ltx` removed. Recovery does the rest of it again where it was interrupted.
+
+use std::sync::atomic::Ordering;
+
+use litefs_core::page_sums::PageSums;
+use litefs_types::Pos;
+
+use super::apply::{BUFFER, Incoming, LtxPages, change_of, half_written};
+use super::{Database, JournalMode, OwnIo};
+use crate::apply::{Replaced, replace_all};
+use crate::disk::{Op, OpenHow};
+use crate::error::{Result, StoreError};
+use crate::own_mount::FileKind;
+use crate::spool::Spooled;
+
+const SNAPSHOT: Op = Op::new("snapshot.write");
+const SNAPSHOT_SYNC: Op = Op::new("snapshot.sync");
+const SNAPSHOT_RENAME: Op = Op::new("snapshot.rename");
+const SNAPSHOT_UNLINK: Op = Op::new("snapshot.unlink");
+
+impl Database {
+    /// Replaces the content by a snapshot.
+    pub(super) fn apply_snapshot(
+        &self,
+        own_io: &mut OwnIo,
+        incoming: Incoming,
+        received: &Spooled,
+    ) -> Result<Pos> {
+        let Incoming { header, sums, post, mode } = incoming;
+        let pos = Pos::new(header.max_txid, post);
+        {
+            let g = self.lock();
+            self.check_alive(&g)?;
+            if g.tip == pos && !self.wants_snapshot() {
+                return Ok(pos);
+            }
+        }
+        self.keep_snapshot(received)?;
+        let mut source = LtxPages(|| Ok(received.reader()));
+        let mut as_frames = false;
+        if let Some(own) = self.own().cloned() {
+            self.backing_or_create(FileKind::Database, false)?;
+            if self.lock().mode == JournalMode::Wal && self.lock().sums.page_count() > 0 {
+                // With WAL_WRITE in hand a reader that does not leave makes it frames instead.
+                self.attached(own_io)?;
+            }
+            let replaced = self.wait_for_readers(|deadline, redo| {
+                let writer = own_io.writer.as_deref();
+                replace_all(&*own, writer, &mut source, header.page_size, header.commit, deadline, redo)
+            });
+            match replaced {
+                Ok(how) => as_frames = matches!(how, Replaced::AsFrames(_)),
+                Err(e) if !half_written(&e) => {
+                    self.forget_snapshot()?;
+                    return Err(e);
+                }
+                Err(e) => {
+                    let mut g = self.lock();
+                    return Err(
+                        self.poison(&mut g, format!("a snapshot could not be written to the database: {e}"))
+                    );
+                }
+            }
+            if own_io.writer.as_ref().is_some_and(|w| !w.is_attached()) {
+                own_io.writer = None;
+            }
+        } else {
+            self.write_direct(&mut source, &header)?;
+        }
+        self.log.reset(pos, self.env.now())?;
+        {
+            let mut g = self.lock();
+            g.sums = PageSums::new(header.page_size);
+            let _ = g.sums.set_all(&sums, header.commit);
+            g.sums.mark_all_dirty();
+            g.page_size = Some(header.page_size);
+            g.mode = mode.unwrap_or(JournalMode::Rollback);
+            g.wal_versions.clear();
+            g.wal_sizes.clear();
+            if as_frames {
+                for (page, sum) in &sums {
+                    g.wal_versions.entry(*page).or_default().push(*sum);
+                }
+                g.wal_sizes.push(header.commit);
+            } else {
+                g.complete_at = pos;
+            }
+            self.now_at(&mut g, &header, pos);
+        }
+        self.wants_snapshot.store(false, Ordering::Release);
+        self.stamp(false)?;
+        // Frames alone do not survive a power loss, and the log before them is gone.
+        own_io.snapshot_kept = as_frames;
+        if !as_frames {
+            self.forget_snapshot()?;
+        }
+        self.env.notice.changed(change_of(&self.name, &header, pos));
+        Ok(pos)
+    }
+
+    /// Makes the snapshot durable under a name that recovery looks for.
+    fn keep_snapshot(&self, received: &Spooled) -> Result<()> {
+        let step = StoreError::io;
+        let disk = &*self.env.disk;
+        let tmp = self.dir.spool().join("snapshot.tmp");
+        disk.create_dir_all(SNAPSHOT, &self.dir.spool()).map_err(step("creation of the spool directory"))?;
+        let file =
+            disk.open(SNAPSHOT, &tmp, OpenHow::REPLACE).map_err(step("creation of the snapshot file"))?;
+        let mut buf = vec![0u8; BUFFER];
+        let mut at = 0;
+        loop {
+            let n = received.read_at(&mut buf, at).map_err(step("read of a received snapshot"))?;
+            if n == 0 {
+                break;
+            }
+            file.write_all_at(SNAPSHOT, &buf[..n], at).map_err(step("write of the snapshot file"))?;
+            at += n as u64;
+        }
+        file.sync_all(SNAPSHOT_SYNC).map_err(step("sync of the snapshot file"))?;
+        disk.rename(SNAPSHOT_RENAME, &tmp, &self.dir.snapshot())
+            .map_err(step("rename of the snapshot file"))?;
+        disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir()).map_err(step("sync of the database's directory"))
+    }
+
+    pub(super) fn forget_snapshot(&self) -> Result<()> {
+        let disk = &*self.env.disk;
+        disk.unlink(SNAPSHOT_UNLINK, &self.dir.snapshot())
+            .map_err(StoreError::io("removal of the snapshot file"))?;
+        disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir())
+            .map_err(StoreError::io("sync of the database's directory"))
+    }
+}
