@@ -185,8 +185,7 @@ impl ControlBackend for DaemonControl {
         };
         let now = Timestamp::from_system(SystemTime::now());
         let space = nix::sys::statvfs::statvfs(&self.store.dir()).ok();
-        let bytes =
-            |blocks: u64, s: &nix::sys::statvfs::Statvfs| blocks.saturating_mul(s.fragment_size() as u64);
+        let bytes = |blocks: u64, s: &nix::sys::statvfs::Statvfs| blocks.saturating_mul(s.fragment_size());
         Status {
             node: NodeStatus {
                 id: self.node.id.to_string(),
@@ -225,8 +224,8 @@ impl ControlBackend for DaemonControl {
             },
             data: DataStatus {
                 path: self.store.dir().display().to_string(),
-                free: space.as_ref().map(|s| bytes(s.blocks_available() as u64, s)),
-                total: space.as_ref().map(|s| bytes(s.blocks() as u64, s)),
+                free: space.as_ref().map(|s| bytes(s.blocks_available(), s)),
+                total: space.as_ref().map(|s| bytes(s.blocks(), s)),
             },
             health: self.health_now(Probe::Ready),
             replicas: self
@@ -286,7 +285,7 @@ impl ControlBackend for DaemonControl {
                 .hint("add --replace to replace its content"));
         }
         let free = nix::sys::statvfs::statvfs(&self.store.dir())
-            .map_or(u64::MAX, |s| (s.blocks_available() as u64).saturating_mul(s.fragment_size() as u64));
+            .map_or(u64::MAX, |s| s.blocks_available().saturating_mul(s.fragment_size()));
         // The staged file, the log record and the database file hold it once each.
         if len.is_some_and(|n| n.saturating_mul(3) > free) {
             return Err(ApiError::new(

@@ -118,7 +118,7 @@ impl StreamSink for StoreBackend {
 
     fn spool_budget(&self) -> u64 {
         nix::sys::statvfs::statvfs(&self.store.dir())
-            .map(|s| (s.blocks_available() as u64).saturating_mul(s.fragment_size() as u64))
+            .map(|s| s.blocks_available().saturating_mul(s.fragment_size()))
             .map_or(u64::MAX, |free| free.saturating_sub(DISK_RESERVE))
     }
 

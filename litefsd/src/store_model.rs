@@ -68,8 +68,8 @@ fn caller(c: &Caller) -> database::Caller {
 }
 
 /// The error FUSE answers; what a person should know of it goes to the log.
-fn answer(db: &str, what: &str, e: StoreError) -> ModelError {
-    match &e {
+fn answer(db: &str, what: &str, e: &StoreError) -> ModelError {
+    match e {
         StoreError::NeedsWorker => return ModelError::NeedsWorker,
         StoreError::NotFound | StoreError::Exists => {}
         // The place of the refusal has said more.
@@ -81,7 +81,7 @@ fn answer(db: &str, what: &str, e: StoreError) -> ModelError {
 
 impl StoreDb {
     fn done<T>(&self, what: &str, r: Result<T, StoreError>) -> ModelResult<T> {
-        r.map_err(|e| answer(self.db.name().as_str(), what, e))
+        r.map_err(|e| answer(self.db.name().as_str(), what, &e))
     }
 
     fn file(&self, file: FileRef, opened: OpenedFile) -> StoreFile {
@@ -94,7 +94,7 @@ impl StoreDb {
             match db.write_locked(c) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(e) => return Err(answer(db.name().as_str(), "super-journal", e)),
+                Err(e) => return Err(answer(db.name().as_str(), "super-journal", &e)),
             }
         }
         tracing::warn!(db = %self.db.name(), pid = c.pid, "refused a super-journal: nobody holds a write lock on this mount");
@@ -218,7 +218,7 @@ impl DatabaseFiles for StoreDb {
                 // The commit point of all members: their records first.
                 for member in self.store.databases() {
                     if let Err(e) = member.ready_for_super_commit() {
-                        return Err(answer(member.name().as_str(), "commit over several databases", e));
+                        return Err(answer(member.name().as_str(), "commit over several databases", &e));
                     }
                 }
                 self.db.unlink_super_journal(s.as_str())
@@ -252,11 +252,11 @@ impl FileSystemModel for StoreModel {
 
     fn create_database(&self, c: &Caller, name: &DbName) -> ModelResult<Arc<StoreDb>> {
         let made = self.store.create_for_application(&caller(c), name);
-        let db = made.map_err(|e| answer(name.as_str(), "creation of a database", e))?;
+        let db = made.map_err(|e| answer(name.as_str(), "creation of a database", &e))?;
         Ok(Arc::new(StoreDb { db, store: Arc::clone(&self.store) }))
     }
 
     fn sync_directory(&self, _c: &Caller) -> ModelResult<()> {
-        self.store.sync_dirs().map_err(|e| answer("", "sync of the directory", e))
+        self.store.sync_dirs().map_err(|e| answer("", "sync of the directory", &e))
     }
 }
