@@ -107,10 +107,8 @@ mod tests {
 
     #[test]
     fn a_process_name_with_parentheses_does_not_shift_the_fields() {
-        let mut line = String::from("12 (a) b (c)) S");
-        for n in 4..=24 {
-            line.push_str(&format!(" {n}"));
-        }
+        let fields: Vec<String> = (4..=24).map(|n| n.to_string()).collect();
+        let line = format!("12 (a) b (c)) S {}", fields.join(" "));
         assert_eq!(
             parse_stat(&line),
             Some(Stat { cpu_ticks: 29, start_ticks: 22, virtual_bytes: 23, resident_pages: 24 })
