@@ -53,7 +53,8 @@ const DEFAULT_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 pub struct Options {
     /// Send LZ4-compressed LTX files (`data.compress`).
     pub compress: bool,
-    /// Longest time for one snapshot to a replica (`http.snapshot-timeout`, else the retention period).
+    /// Longest time for one snapshot to a replica (`http.snapshot-timeout`, else the retention period). Zero
+    /// (retention switched off) means the default: with the original, no snapshot ever succeeds then.
     pub snapshot_timeout: Duration,
 }
 
@@ -89,8 +90,11 @@ impl App {
         node: Arc<NodeState>,
         backend: Arc<dyn Backend>,
         changes: Arc<ChangeHub>,
-        options: Options,
+        mut options: Options,
     ) -> Arc<Self> {
+        if options.snapshot_timeout.is_zero() {
+            options.snapshot_timeout = DEFAULT_SNAPSHOT_TIMEOUT;
+        }
         Arc::new(Self {
             node,
             backend,
