@@ -4,11 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::node::Node;
-use crate::proc::run;
+use crate::proc::{Proc, run};
 use crate::rng::Rng;
 use crate::scratch::force_unmount;
+use crate::watch::eventually;
 
 /// Puts a daemon under `strace` at its next start, with one injection.
 ///
@@ -26,6 +28,33 @@ pub fn inject(node: &mut Node, call: &str, what: &str) {
 /// No injection any more, from the next start on.
 pub fn no_injection(node: &mut Node) {
     node.wrap(&[]);
+}
+
+/// Puts an injection on a daemon that runs, until the value goes: for delays, which would make its start
+/// take long.
+pub fn attach(node: &Node, call: &str, what: &str) -> Proc {
+    let pid = node.pid();
+    let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{what}"));
+    let tracer = Proc::spawn(
+        Command::new("strace").args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"]).args([
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+            "-p",
+            &pid.to_string(),
+        ]),
+    );
+    eventually(Duration::from_secs(10), "strace is attached to every thread", || {
+        let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        tasks
+            .all(|t| {
+                let status = std::fs::read_to_string(t.path().join("status")).unwrap_or_default();
+                !status.lines().any(|l| l.starts_with("TracerPid") && l.ends_with("\t0"))
+            })
+            .then_some(())
+    });
+    tracer
 }
 
 /// A small file system in memory: what a full disk looks like, without filling one.

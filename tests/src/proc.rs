@@ -101,9 +101,17 @@ impl Drop for Proc {
 pub fn where_it_sleeps(pid: u32) -> String {
     let mut text = String::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        let stack = std::fs::read_to_string(task.path().join("stack")).unwrap_or_default();
-        let state = std::fs::read_to_string(task.path().join("wchan")).unwrap_or_default();
-        let _ = write!(text, "\n  task {}: {state}\n{stack}", task.file_name().to_string_lossy());
+        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find(|l| l.starts_with("State")).unwrap_or_default();
+        let name = task.file_name();
+        let _ = write!(
+            text,
+            "\n  task {}: {state}, {}\n{}",
+            name.to_string_lossy(),
+            read("wchan"),
+            read("stack")
+        );
     }
     text
 }

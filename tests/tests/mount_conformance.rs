@@ -130,7 +130,7 @@ fn snapshots_taken_while_writing_are_whole() {
             let file = scratch.join("snapshot.db");
             std::fs::write(&file, &answer.body).unwrap();
             assert_eq!(once(&file, "SELECT sum(bal) FROM acct"), ["100000"]);
-            assert_eq!(once(&file, "SELECT count(*)-max(seq) FROM log WHERE w=1"), ["0"]);
+            assert_eq!(once(&file, "SELECT count(*)-coalesce(max(seq),0) FROM log WHERE w=1"), ["0"]);
             let _ = std::fs::remove_file(&file);
         }
         for w in writers {
@@ -192,16 +192,17 @@ fn the_log_does_not_grow_for_ever_under_writes_or_at_rest() {
     table(&primary, "db", "wal");
     let mut sizes = Vec::new();
     let mut s = Session::open(primary.path("db"));
-    for _ in 0..5 {
-        for _ in 0..150 {
+    for _ in 0..8 {
+        for _ in 0..300 {
             s.exec("UPDATE t SET x=hex(randomblob(20000)) WHERE id=1");
         }
-        std::thread::sleep(Duration::from_millis(2500));
+        std::thread::sleep(Duration::from_millis(1500));
         sizes.push(log_size(&primary, "db"));
     }
     s.close();
-    // 150 × 40 kB are 6 MB a round; what is kept may not be the sum of all rounds.
-    assert!(sizes[4] < sizes[0].max(16 << 20) * 2, "{sizes:?}");
+    // 300 × 44 kB are 13 MB a round, 105 MB in all: what is kept is a part of that, segments of several
+    // megabytes and spare ones included.
+    assert!(sizes[7] <= 50 << 20, "{sizes:?}");
     assert_same(&primary, &replica, "db", &scratch);
 }
 
@@ -301,6 +302,7 @@ fn events_come_in_order_on_both_roles() {
     table(&primary, "db", "wal");
     replica.sync_with(&primary, "db");
     for node in [&primary, &replica] {
+        replica.sync_with(&primary, "db");
         let mut c = std::net::TcpStream::connect(("127.0.0.1", node.port())).unwrap();
         c.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         c.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -374,7 +376,7 @@ fn only_byte_72_of_the_lock_file_can_be_locked() {
     assert!(file.is_ok(), "db-lock opens: {file:?}");
     let answer = get(&node, "/info", LIMIT).unwrap();
     let info: serde_json::Value = serde_json::from_str(&answer.text()).unwrap();
-    assert_eq!(info["primary"], true, "{info}");
+    assert_eq!(info["isPrimary"], true, "{info}");
     assert!(within(LIMIT, || node.path("db-pos").exists()));
 }
 

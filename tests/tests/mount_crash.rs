@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use litefs_tests::apps::{App, acknowledged, check_ledger, create_ledger};
-use litefs_tests::faults::{inject, no_injection};
+use litefs_tests::faults::{attach, inject, no_injection};
 use litefs_tests::image::{assert_same, checked_export};
 use litefs_tests::node::{Node, pair, single};
+use litefs_tests::proc::Proc;
 use litefs_tests::rng::Rng;
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, once};
@@ -15,29 +16,27 @@ use litefs_tests::watch::{Deadline, eventually, soak_factor, within};
 
 const JOURNALS: [&str; 4] = ["DELETE", "TRUNCATE", "PERSIST", "WAL"];
 /// Every sync of the daemon takes this long, in µs: the window in which a writer is killed.
-const SLOW_SYNC: &str = "delay_enter=1500000";
+const SLOW_SYNC: &str = "delay_enter=600000";
 
 fn table(node: &Node, db: &str, journal: &str) {
     once(node.path(db), &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x)"));
 }
 
 /// A WAL database on a daemon whose syncs are slow, and a replica.
-fn slow_pair(scratch: &Scratch) -> (Node, Node) {
-    let (mut primary, replica) = pair(scratch);
+fn slow_pair(scratch: &Scratch) -> (Node, Node, Proc) {
+    let (primary, replica) = pair(scratch);
     table(&primary, "db", "wal");
     once(primary.path("db"), "INSERT INTO t(x) VALUES('first')");
     replica.sync_with(&primary, "db");
-    primary.stop();
-    inject(&mut primary, "fdatasync,fsync", SLOW_SYNC);
-    primary.start();
-    (primary, replica)
+    let slow = attach(&primary, "fdatasync,fsync", SLOW_SYNC);
+    (primary, replica, slow)
 }
 
 fn kill_a_writer_in_fsync(primary: &Node) {
     let mut writer = Session::open(primary.path("db"));
     writer.exec("PRAGMA synchronous=FULL; SELECT count(*) FROM t");
     writer.start("INSERT INTO t(x) VALUES('in fsync')");
-    assert_eq!(writer.finish(Duration::from_millis(400)), None, "the sync is slow");
+    assert_eq!(writer.finish(Duration::from_millis(250)), None, "the sync is slow");
     writer.kill9();
 }
 
@@ -45,11 +44,12 @@ fn kill_a_writer_in_fsync(primary: &Node) {
 fn a_writer_killed_in_fsync_while_another_lives_is_never_seen() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("d6");
-    let (primary, replica) = slow_pair(&scratch);
+    let (primary, replica, slow) = slow_pair(&scratch);
     let mut other = Session::open(primary.path("db"));
     other.exec("PRAGMA synchronous=OFF; SELECT count(*) FROM t");
     let before = primary.pos("db");
     kill_a_writer_in_fsync(&primary);
+    drop(slow);
     assert_eq!(other.one("SELECT count(*) FROM t"), "1");
     assert_eq!(primary.pos("db"), before, "published what nobody can see");
     other.exec("PRAGMA busy_timeout=20000; INSERT INTO t(x) VALUES('next')");
@@ -64,15 +64,24 @@ fn a_writer_killed_in_fsync_while_another_lives_is_never_seen() {
 fn a_writer_killed_in_fsync_alone_is_recovered_by_the_next() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("d7");
-    let (primary, replica) = slow_pair(&scratch);
+    let (primary, replica, slow) = slow_pair(&scratch);
     let before = primary.txid("db");
     kill_a_writer_in_fsync(&primary);
-    assert_eq!(once(primary.path("db"), "SELECT x FROM t"), ["first", "in fsync"]);
-    eventually(Duration::from_secs(10), "what recovery made visible is published", || {
-        (primary.txid("db") == before + 1).then_some(())
-    });
+    drop(slow);
+    let rows = once(primary.path("db"), "SELECT x FROM t");
+    // The next opener recovers it, unless it came so late that the daemon had settled the leftover (rule
+    // W9). Either way everybody agrees.
+    if rows == ["first", "in fsync"] {
+        eventually(Duration::from_secs(10), "what recovery made visible is published", || {
+            (primary.txid("db") == before + 1).then_some(())
+        });
+    } else {
+        assert_eq!(rows, ["first"]);
+        eprintln!("settled before the next opener came");
+        assert_eq!(primary.txid("db"), before);
+    }
     replica.sync_with(&primary, "db");
-    assert_eq!(once(replica.path("db"), "SELECT count(*) FROM t"), ["2"]);
+    assert_eq!(once(replica.path("db"), "SELECT x FROM t"), rows);
     assert_same(&primary, &replica, "db", &scratch);
 }
 
@@ -80,13 +89,11 @@ fn a_writer_killed_in_fsync_alone_is_recovered_by_the_next() {
 fn slow_syncs_of_many_databases_do_not_stall_the_rest() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("d28");
-    let mut primary = single(&scratch);
+    let primary = single(&scratch);
     for i in 0..8 {
         table(&primary, &format!("db{i}"), "wal");
     }
-    primary.stop();
-    inject(&mut primary, "fdatasync,fsync", SLOW_SYNC);
-    primary.start();
+    let slow = attach(&primary, "fdatasync,fsync", SLOW_SYNC);
     let mut reader = Session::open(primary.path("db7"));
     reader.exec("SELECT count(*) FROM t");
     let mut writers: Vec<Session> = (0..7).map(|i| Session::open(primary.path(&format!("db{i}")))).collect();
@@ -96,14 +103,15 @@ fn slow_syncs_of_many_databases_do_not_stall_the_rest() {
     for w in &mut writers {
         w.start("INSERT INTO t(x) VALUES('slow')");
     }
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(100));
     let start = Instant::now();
     reader.exec("SELECT count(*) FROM t");
     assert_eq!(primary.txid("db7"), primary.txid("db7"));
-    assert!(start.elapsed() < Duration::from_millis(800), "others' syncs stall it: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(400), "others' syncs stall it: {:?}", start.elapsed());
     for w in &mut writers {
         assert!(w.finish(Duration::from_secs(30)).unwrap().is_ok());
     }
+    drop(slow);
     writers.into_iter().for_each(Session::close);
     reader.close();
 }

@@ -88,9 +88,11 @@ fn a_full_disk_on_the_replica_heals_by_itself() {
         }
         s.close();
         std::thread::sleep(Duration::from_secs(1));
-        let before: u32 = once(replica.path(journal), "SELECT count(*) FROM t")[0].parse().unwrap();
+        let rows = once(replica.path(journal), "PRAGMA busy_timeout=10000; SELECT count(*) FROM t");
+        let before: u32 = rows[1].parse().unwrap();
         assert!(before < 61, "{journal}: the disk was not full");
-        assert_eq!(once(replica.path(journal), "PRAGMA integrity_check"), ["ok"], "{journal}");
+        let checked = once(replica.path(journal), "PRAGMA busy_timeout=10000; PRAGMA integrity_check");
+        assert_eq!(checked[1], "ok", "{journal}");
         std::fs::remove_file(ballast).unwrap();
         assert_same(&primary, &replica, journal, &scratch);
         std::fs::remove_file(primary.path(journal)).unwrap();
@@ -224,10 +226,10 @@ fn a_flipped_bit_on_a_stopped_primary_is_noticed() {
                 .iter()
                 .any(|w| noticed.contains(w));
             match answer {
+                // Healed from the log; a new transaction number for the same content is fine if it says so.
                 Ok(a) if a.status == 200 && a.body == *image => {
-                    assert_eq!(primary.pos(db), Some(*pos), "{what}");
+                    assert!(primary.pos(db) == Some(*pos) || noticed, "{what}: {:?}", primary.pos(db));
                 }
-
                 _ => assert!(
                     noticed,
                     "{what}: {db} is different and the log says nothing:\n{}",

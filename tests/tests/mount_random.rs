@@ -45,13 +45,21 @@ fn compare(scratch: &Scratch, primary: &Node, replica: &Node, which: Sqlite, pso
     let (_, exported) = checked_export(primary, &name);
     on_mount.close();
     on_disk.close();
-    let plain_bytes = std::fs::read(&plain).unwrap();
-    assert_same_bytes(&plain_bytes, &exported, &format!("{what}: plain and export"));
     assert_same_bytes(
-        &plain_bytes,
+        &exported,
         &std::fs::read(primary.path(&name)).unwrap(),
-        &format!("{what}: plain and mount"),
+        &format!("{what}: export and mount"),
     );
+    let (mut left, mut right) = (std::fs::read(&plain).unwrap(), exported);
+    if which == Sqlite::Debian {
+        // Where the daemon resets a WAL with a broken chain (rule W7), SQLite reads page 1 again and
+        // counts the file's changes from there.
+        for image in [&mut left, &mut right] {
+            image[24..28].fill(0);
+            image[92..96].fill(0);
+        }
+    }
+    assert_same_bytes(&left, &right, &format!("{what}: plain and export"));
     assert_same(primary, replica, &name, scratch);
     std::fs::remove_file(primary.path(&name)).unwrap();
 }

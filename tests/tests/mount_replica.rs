@@ -107,7 +107,8 @@ fn busy_comes_at_once_and_checkpoints_delay_nothing_alone() {
         "a checkpoint on the replica delays it: {:?}",
         start.elapsed()
     );
-    assert!(s.finish(Duration::from_secs(10)).unwrap().is_ok(), "a checkpoint is no error");
+    let result = s.finish(Duration::from_secs(10)).expect("an answer");
+    assert!(result.is_ok(), "a checkpoint is no error: {result:?}\n{}", replica.log_tail(10));
     s.close();
     assert!(replica.path("db-wal").exists() && replica.path("db-shm").exists(), "the last close leaves them");
     assert_same(&primary, &replica, "db", &scratch);

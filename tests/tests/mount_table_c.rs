@@ -71,7 +71,7 @@ fn dotfile_locks_are_refused_and_unix_excl_is_captured() {
         s.close();
     });
     for journal in ["delete", "wal"] {
-        let db = format!("excl-{journal}");
+        let db = format!("{journal}-excl");
         create(&primary, &db, journal);
         let mut s = Session::with(Sqlite::Newest, &uri(&primary, &db, "vfs=unix-excl"));
         s.exec("INSERT INTO t(x) VALUES('excl'); UPDATE t SET x=x||'!'");
