@@ -109,7 +109,8 @@ fn text(time: Option<String>, level: &str, c: &Collected) -> String {
 
 /// In quotes where a reader of key=value pairs needs them. Control characters never reach a terminal.
 fn quoted(s: &str) -> String {
-    let plain = !s.is_empty() && s.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=');
+    let plain =
+        !s.is_empty() && s.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=');
     if plain { s.to_owned() } else { format!("{s:?}") }
 }
 
@@ -123,9 +124,15 @@ mod tests {
             message: "http server listening on: http://x:1".into(),
             fields: vec![("db", "my db".into()), ("pid", "7".into())],
         };
-        assert_eq!(text(None, "INFO", &c), r#"level=INFO msg="http server listening on: http://x:1" db="my db" pid=7"#);
+        assert_eq!(
+            text(None, "INFO", &c),
+            r#"level=INFO msg="http server listening on: http://x:1" db="my db" pid=7"#
+        );
         let t = Some("2026-01-02T03:04:05Z".to_owned());
-        assert_eq!(text(t.clone(), "WARN", &Collected { message: "ok".into(), fields: vec![] }), "time=2026-01-02T03:04:05Z level=WARN msg=ok");
+        assert_eq!(
+            text(t.clone(), "WARN", &Collected { message: "ok".into(), fields: vec![] }),
+            "time=2026-01-02T03:04:05Z level=WARN msg=ok"
+        );
         assert_eq!(
             json(t, "INFO", &c),
             r#"{"db":"my db","level":"INFO","msg":"http server listening on: http://x:1","pid":"7","time":"2026-01-02T03:04:05Z"}"#
