@@ -12,7 +12,8 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use litefs_api::{
     ApiError, DataStatus, DatabaseStatus, ErrorCode, Health, Imported, LeaseStatus, LogStatus, LtxEntry,
-    LtxList, MountStatus, NodeStatus, Position, PrimaryStatus, Probe, ReplicaStatus, Role, Status,
+    LtxList, MountStatus, NodeStatus, Position, PrimaryStatus, Probe, ReplicaDatabase, ReplicaStatus, Role,
+    Status,
 };
 use litefs_config::Settings;
 use litefs_store::database::{CheckedImport, Database, ImportFile};
@@ -86,6 +87,21 @@ impl DaemonControl {
             (Some(url), name) => e.hint(format!("run it on the primary {name} ({url})")),
             (None, _) => e.hint("run it on the primary; `litefsctl status` names it"),
         })
+    }
+
+    /// How far a replica is behind what it may have.
+    fn replica_databases(&self, sent: &BTreeMap<DbName, Pos>) -> BTreeMap<String, ReplicaDatabase> {
+        let behind = |name: &DbName, pos: Pos| {
+            let here = self.store.database(name.as_str()).map_or(0, |db| db.streamable_pos().txid_raw());
+            here.saturating_sub(pos.txid_raw())
+        };
+        sent.iter()
+            .map(|(name, pos)| {
+                let row =
+                    ReplicaDatabase { txid: format!("{:016x}", pos.txid_raw()), behind: behind(name, *pos) };
+                (name.as_str().to_owned(), row)
+            })
+            .collect()
     }
 
     fn health_now(&self, probe: Probe) -> Health {
@@ -234,6 +250,7 @@ impl ControlBackend for DaemonControl {
                 .replicas()
                 .into_iter()
                 .map(|r| ReplicaStatus {
+                    databases: self.replica_databases(&r.sent),
                     id: Some(r.node_id.to_string()),
                     name: None,
                     address: r.peer.map_or_else(|| "unknown".into(), |p| p.to_string()),
@@ -242,7 +259,6 @@ impl ControlBackend for DaemonControl {
                         .elapsed()
                         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
                     lag_ms: None,
-                    databases: BTreeMap::new(),
                 })
                 .collect(),
             databases: self.store.databases().iter().map(|db| database_status(db)).collect(),
@@ -262,7 +278,7 @@ impl ControlBackend for DaemonControl {
     }
 
     fn events(&self) -> Option<mpsc::Receiver<Bytes>> {
-        self.node.events.subscribe(&self.node.role())
+        self.node.subscribe_events()
     }
 
     fn metrics(&self) -> String {

@@ -3,14 +3,14 @@
 //! Owns the subscribers and their dirty sets; not what is sent for a dirty database (`session.rs`). It is
 //! the store's `ChangeNotice`, so nothing here blocks. Tested here and in `tests/tests/replication_net.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use litefs_core::stream::Filter;
 use litefs_store::notice::{Change, ChangeNotice};
-use litefs_types::{DbName, NodeId};
+use litefs_types::{DbName, NodeId, Pos};
 use tokio::sync::Notify;
 
 use crate::http::node::NodeState;
@@ -26,6 +26,8 @@ struct Subscriber {
     info: ReplicaInfo,
     filter: Filter,
     dirty: Mutex<BTreeSet<DbName>>,
+    /// How far the replica is, as far as it was sent.
+    sent: Mutex<BTreeMap<DbName, Pos>>,
     wake: Notify,
 }
 
@@ -38,6 +40,8 @@ pub struct ReplicaInfo {
     pub peer: Option<SocketAddr>,
     /// Since when.
     pub since: SystemTime,
+    /// How far it has been sent each database; it may not have applied all of it yet.
+    pub sent: BTreeMap<DbName, Pos>,
 }
 
 /// A stream's end of the hub; unsubscribes when dropped.
@@ -60,9 +64,10 @@ impl ChangeHub {
         filter: Filter,
     ) -> Subscription {
         let subscriber = Arc::new(Subscriber {
-            info: ReplicaInfo { node_id, peer, since: SystemTime::now() },
+            info: ReplicaInfo { node_id, peer, since: SystemTime::now(), sent: BTreeMap::new() },
             filter,
             dirty: Mutex::default(),
+            sent: Mutex::default(),
             wake: Notify::new(),
         });
         self.lock().push(Arc::clone(&subscriber));
@@ -76,7 +81,7 @@ impl ChangeHub {
 
     /// Who is connected.
     pub fn replicas(&self) -> Vec<ReplicaInfo> {
-        self.lock().iter().map(|s| s.info.clone()).collect()
+        self.lock().iter().map(|s| ReplicaInfo { sent: s.sent().clone(), ..s.info.clone() }).collect()
     }
 
     /// Whether the node with this stream id is connected.
@@ -105,6 +110,10 @@ impl std::fmt::Debug for ChangeHub {
 }
 
 impl Subscriber {
+    fn sent(&self) -> std::sync::MutexGuard<'_, BTreeMap<DbName, Pos>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn mark(&self, db: &DbName) {
         if self.filter.admits(db) {
             self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(db.clone());
@@ -114,7 +123,23 @@ impl Subscriber {
     }
 }
 
+/// Notes what a replica was sent, for status pages.
+#[derive(Clone)]
+pub struct Progress(Arc<Subscriber>);
+
+impl Progress {
+    /// The replica has, or was sent, this database up to `pos`.
+    pub fn sent(&self, db: &DbName, pos: Pos) {
+        self.0.sent().insert(db.clone(), pos);
+    }
+}
+
 impl Subscription {
+    /// Where to note what was sent.
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.subscriber))
+    }
+
     /// Waits until there is something to take.
     pub async fn changed(&self) {
         self.subscriber.wake.notified().await;
@@ -135,7 +160,7 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use litefs_types::{PageSize, Pos, Timestamp};
+    use litefs_types::{PageSize, Timestamp};
 
     fn change(db: &str) -> Change {
         Change {

@@ -14,6 +14,7 @@ use litefs_ltx::{Compression, Decoder, HEADER_SIZE, Header, LtxError, transcode,
 use litefs_types::{Checksum, DbName, Pos, Timestamp, Txid};
 use tokio::time::Instant;
 
+use super::changes::Progress;
 use crate::http::App;
 use crate::http::backend::{Backend, LogEntry, SnapshotOptions, SourceError};
 use crate::http::channel::{ChannelWriter, STOPPED};
@@ -62,6 +63,7 @@ pub(super) struct Sender {
     app: Arc<App>,
     /// Decides what is sent.
     pub(super) session: Session,
+    progress: Progress,
 }
 
 /// How a pump ended.
@@ -73,8 +75,8 @@ pub(super) enum Pumped {
 }
 
 impl Sender {
-    pub(super) fn new(app: Arc<App>, session: Session) -> Self {
-        Self { app, session }
+    pub(super) fn new(app: Arc<App>, session: Session, progress: Progress) -> Self {
+        Self { app, session, progress }
     }
 
     /// Does what the session says until it waits.
@@ -91,6 +93,7 @@ impl Sender {
                         let post = entry.post;
                         if wire.entry(&db, txid, entry)? {
                             self.session.sent(post, &source);
+                            self.progress.sent(&db, post);
                         } else {
                             self.session.unavailable();
                         }
@@ -101,6 +104,7 @@ impl Sender {
                     tracing::info!("{db}: sending a snapshot: {}", reason.as_str());
                     let pos = wire.snapshot(&db)?;
                     self.session.sent(pos, &source);
+                    self.progress.sent(&db, pos);
                 }
                 Action::Wait => {
                     wire.flush()?;

@@ -54,8 +54,12 @@ impl Session {
         filter: Filter,
         tx: mpsc::Sender<Part>,
     ) -> Self {
+        let progress = subscription.progress();
+        for (db, pos) in &positions {
+            progress.sent(db, *pos);
+        }
         let session = litefs_core::stream::Session::new(positions, filter, app.backend.databases());
-        let sender = Some(Sender::new(Arc::clone(&app), session));
+        let sender = Some(Sender::new(Arc::clone(&app), session, progress));
         Self { app, peer, subscription, sender, tx }
     }
 
