@@ -155,12 +155,12 @@ fn a_conversion_may_be_stopped_anywhere() {
             let r = open(&whole, &layout, &db).unwrap();
             let bytes = check(&whole, &layout, &db, want, &r, "whole");
             let trace = whole.trace();
-            for i in 0..trace.len() {
+            for (i, op) in trace.iter().enumerate() {
                 let (disk, _) = sim(state);
                 disk.arm(At::Nth(i), Fault::TornStop);
                 assert!(open(&disk, &layout, &db).is_err());
                 for crash in [Crash::KeepAll, Crash::LoseAll, Crash::Random(i as u64)] {
-                    let what = format!("{state} {db} op {i} {} {crash:?}", trace[i]);
+                    let what = format!("{state} {db} op {i} {op} {crash:?}");
                     let disk = disk.crash(crash);
                     let r = open(&disk, &layout, &db).unwrap_or_else(|e| panic!("{what}: {e}"));
                     assert!(check(&disk, &layout, &db, want, &r, &what) == bytes, "{what}");

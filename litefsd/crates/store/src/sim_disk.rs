@@ -9,15 +9,19 @@
 //! Faults ([`SimDisk::arm`]) hit the n-th changing operation, or the n-th of an [`Op`]. Reads are
 //! not counted; they fail once the disk has stopped.
 //!
-//! Tests: below.
+//! Tests: `tests`.
 
-use std::collections::BTreeMap;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
+use self::state::{Change, DirChange, Go, Inode, Node, State, finish};
 use crate::disk::{DirEntry, Disk, DiskFile, FileMeta, Op, OpenHow};
 
 /// Bytes that a disk writes all or nothing.
@@ -75,81 +79,6 @@ pub enum Crash {
     Random(u64),
 }
 
-#[derive(Clone)]
-enum Change {
-    Write(u64, Vec<u8>),
-    SetLen(u64),
-}
-
-#[derive(Clone, Default)]
-struct Inode {
-    durable: Vec<u8>,
-    now: Vec<u8>,
-    unsynced: Vec<Change>,
-    mode: u32,
-    mtime: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Node {
-    Dir,
-    File(usize),
-}
-
-#[derive(Clone)]
-enum DirChange {
-    Make(PathBuf, Node),
-    Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
-}
-
-impl DirChange {
-    fn concerns(&self, dir: &Path) -> bool {
-        match self {
-            Self::Make(p, _) | Self::Remove(p) => p.parent() == Some(dir),
-            Self::Rename(a, b) => a.parent() == Some(dir) || b.parent() == Some(dir),
-        }
-    }
-
-    fn apply(&self, tree: &mut BTreeMap<PathBuf, Node>) {
-        match self {
-            Self::Make(p, n) => {
-                // Without its directory (lost in a crash) a file is lost too.
-                if p.parent().is_none_or(|d| d == Path::new("") || tree.get(d) == Some(&Node::Dir)) {
-                    tree.insert(p.clone(), *n);
-                }
-            }
-            Self::Remove(p) => {
-                tree.retain(|k, _| !k.starts_with(p));
-            }
-            Self::Rename(a, b) => {
-                if !tree.contains_key(a) {
-                    return;
-                }
-                let moved: Vec<_> =
-                    tree.iter().filter(|(k, _)| k.starts_with(a)).map(|(k, n)| (k.clone(), *n)).collect();
-                tree.retain(|k, _| !k.starts_with(a) && !k.starts_with(b));
-                for (k, n) in moved {
-                    let rest = k.strip_prefix(a).map(Path::to_path_buf).unwrap_or_default();
-                    tree.insert(if rest == Path::new("") { b.clone() } else { b.join(rest) }, n);
-                }
-            }
-        }
-    }
-}
-
-struct State {
-    inodes: Vec<Inode>,
-    tree: BTreeMap<PathBuf, Node>,
-    durable_tree: BTreeMap<PathBuf, Node>,
-    unsynced: Vec<DirChange>,
-    clock: u64,
-    faults: Vec<(At, Fault)>,
-    trace: Vec<Op>,
-    stopped: bool,
-    watcher: Option<Watcher>,
-}
-
 /// See the module documentation. Clones are the same disk.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<State>>);
@@ -172,160 +101,6 @@ fn errno(n: i32) -> io::Error {
 
 fn not_found() -> io::Error {
     errno(libc::ENOENT)
-}
-
-/// What is left to do after the faults were looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Go {
-    All,
-    Half(i32),
-    AllThenFail,
-    /// The sync fails for good.
-    Lost(i32),
-}
-
-impl State {
-    /// Counts an operation and lets faults hit it.
-    fn begin(&mut self, op: Op) -> io::Result<Go> {
-        if self.stopped {
-            return Err(errno(libc::EIO));
-        }
-        if let Some(w) = self.watcher.clone() {
-            w(&self.fork(), op, Moment::Before);
-        }
-        self.trace.push(op);
-        self.clock += 1;
-        let mut hit = None;
-        self.faults.retain_mut(|(at, fault)| {
-            let n = match at {
-                At::Nth(n) => n,
-                At::NthOf(o, n) if *o == op => n,
-                At::NthOf(..) => return true,
-            };
-            if *n == 0 {
-                hit = Some(*fault);
-                return false;
-            }
-            *n -= 1;
-            true
-        });
-        match hit {
-            None => Ok(Go::All),
-            Some(Fault::Error(e)) => Err(errno(e)),
-            Some(Fault::Short(e)) => Ok(Go::Half(e)),
-            Some(Fault::LostSync(e)) => Ok(Go::Lost(e)),
-            Some(Fault::Stop) => {
-                self.stopped = true;
-                Err(errno(libc::EIO))
-            }
-            Some(Fault::TornStop) => {
-                self.stopped = true;
-                Ok(Go::Half(libc::EIO))
-            }
-            Some(Fault::StopAfter) => {
-                self.stopped = true;
-                Ok(Go::AllThenFail)
-            }
-        }
-    }
-
-    /// The same disk once more, as it is at this moment.
-    fn fork(&self) -> SimDisk {
-        SimDisk(Arc::new(Mutex::new(State {
-            inodes: self.inodes.clone(),
-            tree: self.tree.clone(),
-            durable_tree: self.durable_tree.clone(),
-            unsynced: self.unsynced.clone(),
-            clock: self.clock,
-            faults: Vec::new(),
-            trace: Vec::new(),
-            stopped: false,
-            watcher: None,
-        })))
-    }
-
-    fn read_ok(&self) -> io::Result<()> {
-        if self.stopped { Err(errno(libc::EIO)) } else { Ok(()) }
-    }
-
-    fn dir_change(&mut self, go: Go, change: DirChange) -> io::Result<()> {
-        if let Go::Half(e) = go {
-            return Err(errno(e));
-        }
-        change.apply(&mut self.tree);
-        self.unsynced.push(change);
-        finish(go)
-    }
-
-    fn file_change(&mut self, ino: usize, change: Change) {
-        let clock = self.clock;
-        let f = &mut self.inodes[ino];
-        f.mtime = clock;
-        change.apply(&mut f.now);
-        f.unsynced.push(change);
-    }
-
-    fn meta(&self, node: Node) -> FileMeta {
-        let (len, mode, mtime, ino) = match node {
-            Node::Dir => (0, 0o777, 0, 0),
-            Node::File(i) => {
-                let f = &self.inodes[i];
-                (f.now.len() as u64, f.mode, f.mtime, i as u64 + 1)
-            }
-        };
-        FileMeta {
-            len,
-            mtime: SystemTime::UNIX_EPOCH + Duration::from_millis(mtime),
-            ino,
-            mode,
-            uid: 0,
-            gid: 0,
-            blocks: len.div_ceil(SECTOR),
-            is_dir: node == Node::Dir,
-        }
-    }
-}
-
-fn finish(go: Go) -> io::Result<()> {
-    match go {
-        Go::AllThenFail => Err(errno(libc::EIO)),
-        Go::Half(e) | Go::Lost(e) => Err(errno(e)),
-        Go::All => Ok(()),
-    }
-}
-
-impl Change {
-    fn apply(&self, to: &mut Vec<u8>) {
-        match self {
-            Self::SetLen(n) => to.resize(*n as usize, 0),
-            Self::Write(at, data) => {
-                let (at, end) = (*at as usize, *at as usize + data.len());
-                if to.len() < end {
-                    to.resize(end, 0);
-                }
-                to[at..end].copy_from_slice(data);
-            }
-        }
-    }
-
-    /// Applies the sectors that `keep` says.
-    fn apply_some(&self, to: &mut Vec<u8>, keep: &mut impl FnMut() -> bool) {
-        let Self::Write(at, data) = self else {
-            if keep() {
-                self.apply(to);
-            }
-            return;
-        };
-        let mut done = 0;
-        while done < data.len() {
-            let pos = at + done as u64;
-            let n = ((SECTOR - pos % SECTOR) as usize).min(data.len() - done);
-            if keep() {
-                Self::Write(pos, data[done..done + n].to_vec()).apply(to);
-            }
-            done += n;
-        }
-    }
 }
 
 impl SimDisk {
@@ -399,10 +174,22 @@ impl SimDisk {
                 c.apply(&mut tree);
             }
         }
+        // A file without a name is gone: nobody has it open after a crash.
+        let named: BTreeSet<usize> = tree
+            .values()
+            .filter_map(|n| match n {
+                Node::File(i) => Some(*i),
+                Node::Dir => None,
+            })
+            .collect();
         let inodes = s
             .inodes
             .iter()
-            .map(|f| {
+            .enumerate()
+            .map(|(i, f)| {
+                if !named.contains(&i) {
+                    return Inode::default();
+                }
                 let mut now = f.durable.clone();
                 for c in &f.unsynced {
                     c.apply_some(&mut now, &mut keep);
@@ -664,63 +451,5 @@ impl DiskFile for SimFile {
 
     fn std_file(&self) -> Option<&File> {
         None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OP: Op = Op::new("test");
-    const OTHER: Op = Op::new("other");
-
-    #[test]
-    fn what_is_not_synced_can_be_lost() {
-        let d = SimDisk::new();
-        d.create_dir_all(OP, Path::new("/a")).unwrap();
-        d.sync_dir(OP, Path::new("/")).unwrap();
-        let f = d.open(OP, Path::new("/a/f"), OpenHow::CREATE).unwrap();
-        f.write_all_at(OP, &[1; 2000], 0).unwrap();
-        f.sync_data(OP).unwrap();
-        assert_eq!(d.crash(Crash::LoseAll).content("/a/f"), None);
-        assert_eq!(d.crash(Crash::KeepAll).content("/a/f"), Some(vec![1; 2000]));
-        d.sync_dir(OP, Path::new("/a")).unwrap();
-        f.write_all_at(OP, &[2; 2000], 0).unwrap();
-        d.rename(OP, Path::new("/a/f"), Path::new("/a/g")).unwrap();
-        let lost = d.crash(Crash::LoseAll);
-        assert_eq!((lost.content("/a/f"), lost.content("/a/g")), (Some(vec![1; 2000]), None));
-        let kept = d.crash(Crash::KeepAll);
-        assert_eq!((kept.content("/a/f"), kept.content("/a/g")), (None, Some(vec![2; 2000])));
-        // Torn: whole sectors, old or new.
-        let mut torn = false;
-        for seed in 0..64 {
-            let c = d.crash(Crash::Random(seed));
-            let data = c.content("/a/f").or_else(|| c.content("/a/g")).unwrap();
-            for sector in data.chunks(512) {
-                assert!(sector.iter().all(|b| *b == sector[0]));
-            }
-            torn |= data[0] != data[1999];
-        }
-        assert!(torn);
-    }
-
-    #[test]
-    fn faults_hit_once_and_where_they_were_aimed() {
-        let d = SimDisk::new();
-        let f = d.open(OP, Path::new("/f"), OpenHow::CREATE).unwrap();
-        d.arm(At::NthOf(OTHER, 1), Fault::Error(libc::ENOSPC));
-        d.arm(At::Nth(3), Fault::Short(libc::ENOSPC));
-        f.write_all_at(OTHER, b"1234", 0).unwrap();
-        f.write_all_at(OP, b"1234", 0).unwrap();
-        assert_eq!(f.write_all_at(OTHER, b"abcd", 0).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
-        assert!(f.write_all_at(OP, b"abcd", 0).is_err());
-        assert_eq!(d.content("/f").unwrap(), b"ab34");
-        d.arm(At::Nth(0), Fault::StopAfter);
-        assert!(f.write_all_at(OP, b"xyzw", 0).is_err());
-        assert!(f.write_all_at(OP, b"....", 0).is_err());
-        assert!(f.read_at(&mut [0], 0).is_err() && d.stopped());
-        assert_eq!(d.crash(Crash::KeepAll).content("/f").unwrap(), b"xyzw");
-        d.flip_bit("/f", 0, 0);
-        assert_eq!(d.content("/f").unwrap(), b"yyzw");
     }
 }

@@ -1,6 +1,6 @@
 //! The append-only log of one database: every transaction as the LTX bytes that replicas get.
 //!
-//! Owns the directory `log/`: segments ([`segment`]) of records ([`record`]), pre-zeroed and recycled,
+//! Owns the directory `log/`: segments (`segment`) of records (`record`), pre-zeroed and recycled,
 //! because overwriting allocated blocks costs a third of creating a file per transaction. Owns no
 //! meaning: a record's payload is opaque here, and what is published or streamed is `database`'s.
 //!

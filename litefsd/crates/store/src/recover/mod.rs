@@ -3,15 +3,15 @@
 //! Afterwards everything committed is in `database` and the log, there is no journal, wal or shm, and
 //! the page sums are those of the log's end. The cases and why they are right: capture rules B.9.
 //!
-//! 1. sweep `spool/`, convert a directory of Go LiteFS ([`crate::go_import`]);
-//! 2. after a clean stop with an untouched file: done, nothing is scanned ([`fast`]);
-//! 3. `snapshot.ltx`: a snapshot was being applied, do it again ([`snapshot`]);
-//! 4. the rollback journal decides about an in-doubt record, and is played back or removed ([`journal`]);
-//! 5. redo the log into `database` and the sums ([`redo`]), check the database checksum;
-//! 6. what the wal holds beyond the log is committed: log it, then redo it ([`wal`]);
+//! 1. sweep `spool/`, convert a directory of Go LiteFS (`go_import`);
+//! 2. after a clean stop with an untouched file: done, nothing is scanned (`fast`);
+//! 3. `snapshot.ltx`: a snapshot was being applied, do it again (`snapshot`);
+//! 4. the rollback journal decides about an in-doubt record, and is played back or removed (`journal`);
+//! 5. redo the log into `database` and the sums (`redo`), check the database checksum;
+//! 6. what the wal holds beyond the log is committed: log it, then redo it (`wal`);
 //! 7. sync, remove journal, wal, shm, stamp the sums.
 //!
-//! Nothing here refuses to start because data contradicts itself; [`anomaly`] then follows the
+//! Nothing here refuses to start because data contradicts itself; `anomaly` then follows the
 //! [`OnAnomaly`] policy. Only the disk's own errors end it.
 //!
 //! Every step may be interrupted and done again. Tests: `tests`, `crash_tests`; vectors of Go LiteFS in
