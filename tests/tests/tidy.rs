@@ -39,7 +39,8 @@ fn no_lower_layer_names_a_higher_one() {
     let data: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     let mut graph: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for package in data["packages"].as_array().unwrap() {
-        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        // What only tests use does not count: `kind` is null for what the program itself needs.
+        let dependencies = package["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"] != "dev");
         let names = dependencies.map(|d| d["name"].as_str().unwrap().to_owned());
         graph.insert(package["name"].as_str().unwrap().to_owned(), names.collect());
     }
