@@ -37,4 +37,5 @@ pub mod virtual_files;
 
 mod answer;
 mod attrs;
+mod guard;
 mod listing;

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::adapter::{Adapter, MAX_IO};
+use super::guard::Guard;
 use super::invalidate::KernelCache;
 use super::model::{FileSystemModel, NodeView};
 use super::mount_point::{FS_NAME, MountPointError, detach, fusermount, mounted_at, prepare};
@@ -139,8 +140,19 @@ pub fn mount_with<M: FileSystemModel>(
     let known = Arc::new(move |name: &str| nodes.id_of(name));
     let own_mounts = Arc::new(OwnMounts::new(dir.clone(), core.own.clone(), known));
     ready(&own_mounts, &core.cache);
-    let session =
-        std::thread::Builder::new().name("fuse".into()).spawn(move || session.run()).map_err(failed)?;
+    let guarded = dir.clone();
+    let serve = move || {
+        // In this thread: its end is what the guard waits for.
+        let guard = Guard::start(&guarded).inspect_err(|error| {
+            tracing::warn!(%error, "no guard process: a killed daemon may hang with its applications");
+        });
+        let end = session.run();
+        if let Ok(guard) = guard {
+            guard.dismiss();
+        }
+        end
+    };
+    let session = std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(failed)?;
     set_readahead(&dir);
     tracing::info!(dir = %dir.display(), allow_other = options.allow_other, "mounted");
     Ok(Mounted { core, dir, own_mounts, session: Some(session) })

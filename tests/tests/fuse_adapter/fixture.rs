@@ -146,6 +146,14 @@ impl App {
         answer
     }
 
+    pub fn has_ended(&self) -> bool {
+        // Seen by its parent only when every thread is gone.
+        let how = nix::sys::wait::WaitPidFlag::WNOHANG | nix::sys::wait::WaitPidFlag::WEXITED;
+        let how = how | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        let pid = nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(self.child.id() as i32));
+        nix::sys::wait::waitid(pid, how) != Ok(nix::sys::wait::WaitStatus::StillAlive)
+    }
+
     pub fn end(mut self) {
         drop(self.to);
         assert!(self.child.wait().unwrap().success());
@@ -224,7 +232,20 @@ fn daemon(root: &Path) {
     let own = mounted.own_mounts().make(&"db".parse().unwrap());
     say("ready");
     for line in std::io::stdin().lines() {
-        assert_eq!(line.unwrap(), "own");
+        if line.unwrap() == "busy" {
+            // Always some own request in flight, as while a replica applies.
+            for i in 0..4 {
+                let own = mounted.own_mounts().make(&"db".parse().unwrap());
+                assert!(own.open(FileKind::Database, false).unwrap());
+                std::thread::spawn(move || {
+                    loop {
+                        own.write_all_at(FileKind::Database, &[i; 65536], u64::from(i) << 20).unwrap();
+                    }
+                });
+            }
+            say("busy");
+            continue;
+        }
         for kind in [FileKind::Database, FileKind::Wal, FileKind::Shm] {
             assert!(own.open(kind, false).unwrap());
         }

@@ -61,6 +61,31 @@ fn a_killed_daemon_ends_at_once_and_its_mount_is_cleaned_up() {
 }
 
 #[test]
+fn a_daemon_killed_with_own_requests_in_flight_ends_at_once() {
+    for _ in 0..10 {
+        require_fuse();
+        let tmp = tempfile::tempdir().unwrap();
+        fs::create_dir(tmp.path().join("data")).unwrap();
+        let options = options(tmp.path(), false);
+        let mut d = daemon(tmp.path());
+        let busy = File::create(options.dir.join("db")).unwrap();
+        d.send("busy");
+        assert_eq!(d.answer(), "busy");
+        std::thread::sleep(Duration::from_millis(50));
+        d.child.kill().unwrap();
+        let ended = crate::fixture::eventually(|| d.has_ended());
+        if !ended {
+            // Or this test would leave what it tests for behind.
+            let _ = nix::mount::umount2(&options.dir, nix::mount::MntFlags::MNT_FORCE);
+        }
+        assert!(ended, "the killed daemon hangs");
+        d.child.wait().unwrap();
+        drop(busy);
+        let _ = nix::mount::umount2(&options.dir, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
 fn a_living_mount_is_left_alone_and_its_daemon_named() {
     require_fuse();
     let tmp = tempfile::tempdir().unwrap();
