@@ -315,15 +315,17 @@ impl Daemon {
         }
         let (mounted, store) = (self.mounted, self.store);
         let stopped = tokio::task::spawn_blocking(move || {
-            match mounted.unmount(UNMOUNT) {
-                Unmounted::Clean | Unmounted::Gone => {}
+            store.before_unmount();
+            let unmounted = match mounted.unmount(UNMOUNT) {
+                Unmounted::Clean | Unmounted::Gone => true,
                 Unmounted::Detached(holders) => {
                     tracing::warn!(
                         "the mount was in use and was detached: {holders:?} still have files of it"
                     );
+                    false
                 }
-            }
-            store.close(CLOSE);
+            };
+            store.close(CLOSE, unmounted);
         });
         let _ = stopped.await;
         tracing::info!("litefs shut down complete after {:?}", begin.elapsed());

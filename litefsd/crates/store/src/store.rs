@@ -251,11 +251,21 @@ impl Store {
         }
     }
 
+    /// The first step of a clean stop, while the mount is still there.
+    pub fn before_unmount(&self) {
+        for db in self.databases() {
+            if let Err(e) = db.before_unmount() {
+                tracing::debug!(db = %db.name(), "left for the next start: {e}");
+            }
+        }
+    }
+
     /// A clean stop, after the mount is gone: everything published is made durable and stamped, so that
     /// the next start reads no database file. Waits at most `deadline` a database for its publisher.
-    pub fn close(&self, deadline: Duration) {
+    /// `unmounted`: nobody has a file of the mount any more.
+    pub fn close(&self, deadline: Duration, unmounted: bool) {
         for db in self.databases() {
-            if let Err(e) = db.close(deadline) {
+            if let Err(e) = db.close(deadline, unmounted) {
                 tracing::warn!(db = %db.name(), "not stopped cleanly, the next start recovers it: {e}");
             }
         }

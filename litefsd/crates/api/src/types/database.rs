@@ -38,7 +38,7 @@ pub struct DatabaseStatus {
     pub page_count: u32,
     /// Bytes of the database.
     pub size: u64,
-    /// `delete`, `truncate`, `persist`, `wal`; `unknown` while nothing was written.
+    /// `wal`, or `rollback` (DELETE, TRUNCATE or PERSIST: the file does not say which).
     pub journal_mode: String,
     /// It was dropped; only its position is left.
     pub dropped: bool,

@@ -20,6 +20,7 @@ use crate::own_mount::{FileKind, LockKind, Probe};
 use crate::recover::{self, OnAnomaly};
 
 const CLOSE_SYNC: Op = Op::new("close.sync");
+const CLOSE_UNLINK: Op = Op::new("close.unlink");
 
 impl Database {
     /// Opens one database directory, whatever state it was left in.
@@ -187,24 +188,33 @@ impl Database {
         Ok(())
     }
 
-    /// After the mount is gone: nothing changes any more.
-    pub(crate) fn close(&self, deadline: Duration) -> Result<()> {
+    /// The last step of a stop. `unmounted`: no application has a file of the mount any more, so nothing
+    /// changes, and the next start may trust what it finds.
+    ///
+    /// Order: log, database file, then the wal (which says nothing new) goes, then the stamp.
+    pub(crate) fn close(&self, deadline: Duration, unmounted: bool) -> Result<()> {
         self.stop_publisher();
         let until = Instant::now() + deadline;
         while self.publisher_alive() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let g = self.lock();
-        if let Some(reason) = &g.poisoned {
-            return Err(StoreError::Poisoned { db: self.name.clone(), reason: reason.clone() });
-        }
-        // A wal with frames, a journal: the next start reads them.
-        let clean = g.settled() && !g.journal.live && g.complete_at == g.published;
-        drop(g);
+        let clean = {
+            let g = self.lock();
+            self.check_alive(&g)?;
+            unmounted && g.settled() && !g.journal.live && g.complete_at == g.published
+        };
         self.sync_log()?;
         self.log.close()?;
-        if let Ok(f) = self.backing(FileKind::Database) {
-            f.file.sync_data(CLOSE_SYNC).map_err(StoreError::io("sync of the database"))?;
+        if clean {
+            if let Ok(f) = self.backing(FileKind::Database) {
+                f.file.sync_data(CLOSE_SYNC).map_err(StoreError::io("sync of the database"))?;
+            }
+            for kind in [FileKind::Wal, FileKind::Shm] {
+                if self.exists(kind) {
+                    self.remove_name(kind, CLOSE_UNLINK)?;
+                }
+            }
+            self.sync_dir()?;
         }
         self.stamp(clean)
     }

@@ -75,7 +75,6 @@ impl Database {
     /// 1 names a rollback journal.
     pub(super) fn maintain_replica(&self) -> Result<()> {
         let Some(own) = self.own().cloned() else { return Ok(()) };
-        let before = || self.log.sync().map(|_| ()).map_err(io::Error::other);
         let writer = {
             let mut own_io = self.lock_own();
             let Some(writer) = own_io.writer.clone().filter(|w| w.is_attached()) else { return Ok(()) };
@@ -87,19 +86,37 @@ impl Database {
             writer
         };
         if writer.needs_checkpoint() {
-            let at = self.pos();
-            let done = writer.checkpoint(&*own, &before)?;
-            if done.complete {
-                self.lock().complete_at = at;
-                let mut own_io = self.lock_own();
-                if own_io.snapshot_kept {
-                    self.stamp(false)?;
-                    self.forget_snapshot()?;
-                    own_io.snapshot_kept = false;
-                }
-            }
+            self.checkpoint_frames(&*own, &writer)?;
         }
         Ok(())
+    }
+
+    /// Copies what readers let it into the database file.
+    fn checkpoint_frames(&self, own: &dyn OwnMount, writer: &WalWriter) -> Result<()> {
+        let at = self.pos();
+        let before = || self.log.sync().map(|_| ()).map_err(io::Error::other);
+        if !writer.checkpoint(own, &before)?.complete {
+            return Ok(());
+        }
+        self.lock().complete_at = at;
+        let mut own_io = self.lock_own();
+        if own_io.snapshot_kept {
+            self.stamp(false)?;
+            self.forget_snapshot()?;
+            own_io.snapshot_kept = false;
+        }
+        Ok(())
+    }
+
+    /// Before the mount goes: what frames hold is copied into the database file, so that the next start has
+    /// nothing to do. Readers may prevent it.
+    pub(crate) fn before_unmount(&self) -> Result<()> {
+        let Some(own) = self.own().cloned() else { return Ok(()) };
+        let writer = self.lock_own().writer.clone();
+        match writer.filter(|w| w.is_attached()) {
+            Some(writer) => self.checkpoint_frames(&*own, &writer),
+            None => Ok(()),
+        }
     }
 
     /// Page 1 names a rollback journal: gives the WAL up when its readers let it. Tried now and then.
