@@ -229,7 +229,7 @@ fn rollback_apply_beside_readers_that_never_pause() {
         let acks = acknowledged(&[writer.finish(Duration::from_secs(60))]);
         replica.sync_within(&primary, journal, Duration::from_secs(20));
         for reader in readers {
-            assert!(reader.stop().iter().filter(|l| l.starts_with("read")).count() > 5);
+            assert!(reader.stop().iter().filter(|l| l.starts_with("read")).count() >= 2);
         }
         assert_same(&primary, &replica, journal, &scratch);
         check_ledger(&replica.path(journal), &acks);
