@@ -20,6 +20,7 @@ pub struct Bounds<'a> {
     low: BTreeMap<String, Pos>,
     high: BTreeMap<String, Pos>,
     may_break: bool,
+    together: bool,
 }
 
 impl<'a> Bounds<'a> {
@@ -38,6 +39,7 @@ impl<'a> Bounds<'a> {
             learned,
             low,
             high: learned.after[step.min(last)].clone(),
+            together: rules.together,
             may_break: rules.power_loss_may_break && how != Crash::KeepAll,
         }
     }
@@ -108,6 +110,14 @@ pub fn check(left: &SimDisk, options: Options, bounds: &Bounds<'_>, place: &str)
             assert!(disk.content(path).is_none(), "{place}: a {kind} of {name} is left");
         }
         images.insert(name, (db.pos(), bytes));
+    }
+    if bounds.together {
+        let now: BTreeMap<&String, Pos> = images.iter().map(|(name, (pos, _))| (name, *pos)).collect();
+        let known =
+            bounds.learned.after.iter().any(|step| {
+                now.iter().all(|(name, pos)| step.get(*name).copied().unwrap_or(Pos::ZERO) == *pos)
+            });
+        assert!(known || now.values().all(|p| p.is_zero()), "{place}: not together: {now:?}");
     }
     drop(world);
     // Recovered again: the same, although everything that recovery left unsynced is lost.

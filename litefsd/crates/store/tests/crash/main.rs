@@ -14,7 +14,11 @@
 
 mod check;
 mod locks;
+mod modes;
+mod multi;
 mod rollback;
 mod run;
 mod vfs;
+mod wal;
+mod whole;
 mod world;

@@ -5,11 +5,12 @@ use litefs_store::sim_disk::SimDisk;
 use super::run::{Failed, Rules, Run, matrix};
 use super::world::Options;
 
-/// Rows of about a third of a page of 512 bytes.
-const ROWS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ";
-
-fn rows(from: u32, n: u32, text: &str) -> String {
-    format!("INSERT INTO t {ROWS}{n}) SELECT {from} + i, printf('%.*c{text}%d', 150, '-', i) FROM n;")
+/// `n` rows of about a third of a page of 512 bytes, with ids behind `from`.
+pub fn rows(from: u32, n: u32, text: &str) -> String {
+    format!(
+        "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {n}) \
+         SELECT {from} + i, printf('%.*c{text}%d', 150, '-', i) FROM n;"
+    )
 }
 
 fn start(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
@@ -59,7 +60,7 @@ fn sizes(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
 fn run(script: fn(&mut Run, &str, &str) -> Result<(), Failed>, journal: &'static str, sync: &'static str) {
     for log_first in [false, true] {
         let options = Options { log_first, eager: !log_first, ..Options::default() };
-        let rules = Rules { power_loss_may_break: sync == "OFF" };
+        let rules = Rules { power_loss_may_break: sync == "OFF", ..Rules::default() };
         let seen = matrix(&SimDisk::new(), options, rules, &move |r| script(r, journal, sync));
         eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
     }

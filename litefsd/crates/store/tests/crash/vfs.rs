@@ -49,6 +49,7 @@ impl Visible {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let c = Connection::open_with_flags_and_vfs(self.path(db), flags, NAME)?;
+        c.busy_timeout(std::time::Duration::ZERO)?;
         // Temporary files are none of the mount's.
         c.execute_batch("PRAGMA temp_store=MEMORY")?;
         Ok(c)
