@@ -88,11 +88,17 @@ fn a_full_disk_on_the_replica_heals_by_itself() {
         }
         s.close();
         std::thread::sleep(Duration::from_secs(1));
-        let rows = once(replica.path(journal), "PRAGMA busy_timeout=10000; SELECT count(*) FROM t");
-        let before: u32 = rows[1].parse().unwrap();
-        assert!(before < 61, "{journal}: the disk was not full");
-        let checked = once(replica.path(journal), "PRAGMA busy_timeout=10000; PRAGMA integrity_check");
-        assert_eq!(checked[1], "ok", "{journal}");
+        // In rollback modes a database that could be written only in part stays locked until it is whole
+        // (B.7); in WAL mode readers have the state before.
+        let mut reader = Session::open(replica.path(journal));
+        match reader.try_exec("SELECT count(*) FROM t") {
+            Ok(rows) => {
+                assert!(rows[0].parse::<u32>().unwrap() < 61, "{journal}: the disk was not full");
+                assert_eq!(reader.one("PRAGMA integrity_check"), "ok", "{journal}");
+            }
+            Err(e) => assert!(journal == "delete" && e.primary() == codes::BUSY, "{journal}: {e:?}"),
+        }
+        reader.close();
         std::fs::remove_file(ballast).unwrap();
         assert_same(&primary, &replica, journal, &scratch);
         std::fs::remove_file(primary.path(journal)).unwrap();

@@ -22,6 +22,11 @@ fn compare(scratch: &Scratch, primary: &Node, replica: &Node, which: Sqlite, pso
     let uri = |p: &std::path::Path| format!("file:{}?psow={psow}", p.display());
     let mut on_mount = Session::with(which, &uri(&primary.path(&name)));
     let mut on_disk = Session::with(which, &uri(&plain));
+    if which == Sqlite::Debian {
+        // The daemon takes the writer's lock for a moment to reset a WAL with a broken chain (rule W7). It
+        // has no other reason to: the newest SQLite runs without a timeout.
+        on_mount.exec("PRAGMA busy_timeout=10000");
+    }
     let mut rng = Rng::new(mix.seed ^ 0xABCD);
     for (i, line) in script(mix).iter().enumerate() {
         let left = on_mount.exec(line);
