@@ -13,7 +13,7 @@ use litefs_config::settings::{LeaseKind, ReplicaWrites};
 use litefs_core::write_gate::{StaticGate, WriteGate};
 use litefs_store::notice::{Change, ChangeNotice};
 use litefs_store::os_disk::OsDisk;
-use litefs_store::own_mount::OwnMount;
+use litefs_store::own_mount::{Invalidator, OwnMount};
 use litefs_store::recover::OnAnomaly;
 use litefs_store::{MountFactory, Store, StoreOptions, StoreSettings};
 use litefs_types::{ClusterId, DbName, NodeId};
@@ -23,7 +23,8 @@ use tokio::task::JoinHandle;
 use crate::control::{self, BindError, ControlSocket};
 use crate::control_backend::{DaemonControl, Facts};
 use crate::fuse::access::Ownership;
-use crate::fuse::mount::{MountOptions, Mounted, Unmounted, mount};
+use crate::fuse::invalidate::KernelCache;
+use crate::fuse::mount::{MountOptions, Mounted, Unmounted, mount_with};
 use crate::fuse::own_mount::OwnMounts;
 use crate::http::addr::HostPort;
 use crate::http::listen::Listeners;
@@ -34,7 +35,7 @@ use crate::node_view::MountView;
 use crate::primary::changes::ChangeHub;
 use crate::replica::{self, Replica};
 use crate::store_backend::StoreBackend;
-use crate::store_model::StoreModel;
+use crate::store_model::{StoreDb, StoreModel};
 
 /// Streams get this long to send their last frames.
 const HTTP_STOP: Duration = Duration::from_secs(2);
@@ -205,10 +206,16 @@ impl Daemon {
             allow_other: settings.fuse.allow_other,
             ownership,
         };
-        let mounted = tokio::task::spawn_blocking(move || mount(model, view, &options))
-            .await
-            .map_err(|e| StartError::Io { what: "mount", source: std::io::Error::other(e) })??;
-        store.set_mount(Arc::new(Factory(Arc::clone(mounted.own_mounts()))), mounted.core().cache.clone());
+        let own_store = Arc::clone(&store);
+        let mounted = tokio::task::spawn_blocking(move || {
+            // Before the first request is answered: without its own mount the store cannot see locks.
+            mount_with(model, view, &options, |own_mounts, cache| {
+                own_store.set_mount(Arc::new(Factory(Arc::clone(own_mounts))), cache.clone());
+            })
+        })
+        .await
+        .map_err(|e| StartError::Io { what: "mount", source: std::io::Error::other(e) })??;
+        tokio::spawn(show_role_changes(Arc::clone(&node), Arc::clone(mounted.core().kernel_cache())));
         tracing::info!("LiteFS mounted to: {}", mounted.dir().display());
 
         let upkeep = Arc::new(AtomicBool::new(true));
@@ -329,6 +336,17 @@ impl Daemon {
         });
         let _ = stopped.await;
         tracing::info!("litefs shut down complete after {:?}", begin.elapsed());
+    }
+}
+
+/// The kernel caches modes and `.primary`: tells it when the role, or the primary, changes.
+async fn show_role_changes(node: Arc<NodeState>, cache: Arc<KernelCache<StoreDb>>) {
+    let mut role = node.watch_role();
+    while role.changed().await.is_ok() {
+        role.borrow_and_update();
+        let cache = Arc::clone(&cache);
+        // Waits for requests under way.
+        let _ = tokio::task::spawn_blocking(move || cache.virtual_files(None)).await;
     }
 }
 

@@ -208,7 +208,7 @@ impl Database {
         let Some(own) = self.own().cloned() else {
             return self.write_direct(&mut pages_of(entry), header);
         };
-        self.backing_or_create(FileKind::Database, false)?;
+        self.create_own(FileKind::Database)?;
         if whole {
             self.sync_log()?;
             return self.wait_for_readers(|deadline, redo| {
@@ -253,7 +253,7 @@ impl Database {
         }
         let own = self.own().cloned().ok_or(StoreError::NotFound)?;
         let page_size = self.lock().page_size.ok_or(StoreError::NotFound)?;
-        self.backing_or_create(FileKind::Database, false)?;
+        self.create_own(FileKind::Database)?;
         let writer = WalWriter::attach(&*own, page_size, Instant::now() + LOCK_TRY)?;
         Ok(Arc::clone(own_io.writer.insert(Arc::new(writer))))
     }
@@ -330,6 +330,7 @@ impl Database {
         self.counters.applied_after(self.env.now().millis().saturating_sub(header.timestamp.millis()));
         self.now_at(&mut g, header, pos);
         drop(g);
+        self.show_listing(header.commit > 0);
         self.env.notice.changed(change_of(&self.name, header, pos));
     }
 

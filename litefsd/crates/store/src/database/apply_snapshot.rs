@@ -42,7 +42,7 @@ impl Database {
         let mut source = LtxPages(|| Ok(received.reader()));
         let mut as_frames = false;
         if let Some(own) = self.own().cloned() {
-            self.backing_or_create(FileKind::Database, false)?;
+            self.create_own(FileKind::Database)?;
             if self.lock().mode == JournalMode::Wal && self.lock().sums.page_count() > 0 {
                 // With WAL_WRITE in hand a reader that does not leave makes it frames instead.
                 self.attached(own_io)?;
@@ -97,6 +97,7 @@ impl Database {
         if !as_frames {
             self.forget_snapshot()?;
         }
+        self.show_listing(true);
         self.env.notice.changed(change_of(&self.name, &header, pos));
         Ok(pos)
     }

@@ -150,6 +150,21 @@ impl Database {
         Ok(opened)
     }
 
+    /// The same for a file that the daemon makes itself: the kernel remembers that it was not there.
+    /// Worker threads only.
+    pub(super) fn create_own(&self, kind: FileKind) -> Result<OpenedFile> {
+        match self.backing(kind) {
+            Err(StoreError::NotFound) => {}
+            known => return known,
+        }
+        let made = self.backing_or_create(kind, false)?;
+        if let Some(m) = self.env.mounted.get() {
+            m.invalidator.entry(&self.name, kind);
+            m.invalidator.virtual_files(Some(&self.name));
+        }
+        Ok(made)
+    }
+
     /// Opens an existing file for the mount.
     pub fn open_file(&self, caller: &Caller, kind: FileKind, mode: OpenMode) -> Result<OpenedFile> {
         if kind == FileKind::Database && !caller.own {

@@ -317,7 +317,7 @@ impl Database {
                 Ok(Held::Wal(WalWriter::attach(&**own, ps, deadline)?))
             }
             _ => {
-                self.backing_or_create(FileKind::Database, false)?;
+                self.create_own(FileKind::Database)?;
                 own.open(FileKind::Database, false).map_err(StoreError::io("open of the database"))?;
                 // Released by `replace_all`, or in `let_go`.
                 std::mem::forget(Exclusive::acquire(&**own, false, deadline)?);
@@ -381,7 +381,7 @@ impl Database {
         pages: u32,
     ) -> Result<()> {
         let Some(own) = self.own() else {
-            let opened = self.backing_or_create(FileKind::Database, false)?;
+            let opened = self.create_own(FileKind::Database)?;
             let file = &*opened.file;
             source.for_each(&mut |page, data| {
                 file.write_all_at(DIRECT, data, page_size.offset(page))

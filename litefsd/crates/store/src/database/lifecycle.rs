@@ -37,6 +37,7 @@ impl Database {
         }
         let pos = found.pos;
         let mode = found.page_size.map_or(JournalMode::Rollback, |_| found.mode);
+        let listed = found.sums.page_count() > 0;
         let inner = Inner {
             page_size: found.page_size,
             mode,
@@ -76,6 +77,7 @@ impl Database {
             cow_active: AtomicBool::new(false),
             publisher: Publisher::default(),
             wants_snapshot: AtomicBool::new(false),
+            listed: AtomicBool::new(listed),
             rewriting: AtomicBool::new(false),
             me: me.clone(),
             sums_file: Mutex::new(found.sums_file),

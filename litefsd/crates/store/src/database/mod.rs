@@ -80,6 +80,8 @@ pub struct Database {
     publisher: Publisher,
     /// See [`Database::wants_snapshot`].
     wants_snapshot: AtomicBool,
+    /// The mount's directory shows it.
+    listed: AtomicBool,
     /// The daemon is changing the database file: its pages are not what the sums say for a moment.
     rewriting: AtomicBool,
     /// For the publisher thread.

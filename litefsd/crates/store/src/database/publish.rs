@@ -318,10 +318,22 @@ impl Database {
             }
         }
         let some = !ready.is_empty();
+        if let Some(last) = ready.last() {
+            self.show_listing(last.commit > 0);
+        }
         for change in ready {
             self.env.notice.changed(change);
         }
         Ok(some)
+    }
+
+    /// The kernel caches directory listings, which show databases that have pages.
+    pub(super) fn show_listing(&self, listed: bool) {
+        if self.listed.swap(listed, Ordering::AcqRel) != listed
+            && let Some(m) = self.env.mounted.get()
+        {
+            m.invalidator.virtual_files(Some(&self.name));
+        }
     }
 
     /// Rule W9: nobody shows this transaction. With WAL_WRITE in hand either the index covers it after
