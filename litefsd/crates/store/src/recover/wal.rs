@@ -137,12 +137,26 @@ impl Recovery {
             Some(t) => self.log.get(t)?.is_none_or(|e| e.kind() == RecordKind::Applied),
             None => false,
         };
-        if applied {
-            // The daemon wrote it, after it had logged it.
+        // The daemon wrote it, after it had logged it; or it is a wal that came to its end (a wal ends only
+        // when the log has all of it) and whose removal or restart a power loss undid.
+        if applied || self.ended(wal)? {
             self.note("the wal is older than the log: not used");
             return Ok(None);
         }
         Ok(Some(0))
+    }
+
+    /// Whether the log went on after a transaction of this wal with something else.
+    fn ended(&self, wal: &Wal) -> Step<bool> {
+        let mut at = self.log.tip().txid();
+        while let Some(t) = at {
+            let Some(e) = self.log.get(t)? else { break };
+            if e.ltx_header()?.wal.is_some_and(|w| w.salt == wal.salt) {
+                return Ok(true);
+            }
+            at = e.min_txid().prev();
+        }
+        Ok(false)
     }
 
     fn record_shape(&self, txid: Txid) -> Step<Option<Shape>> {
@@ -188,6 +202,10 @@ impl Recovery {
         for (no, frame) in &list {
             read(*frame, &mut page)?;
             changes.push((*no, page_sum(ps, *no, &page)));
+        }
+        if t.commit == old && changes.iter().all(|(no, sum)| sums.get(*no) == *sum) {
+            // No transaction (capture rule R5): a copy that fills a sector (`psow=0`).
+            return Ok(());
         }
         let tip = self.log.tip();
         let txid = tip.next_txid();
