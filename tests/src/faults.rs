@@ -78,8 +78,16 @@ impl SmallDisk {
         let stat = nix::sys::statvfs::statvfs(&self.path).expect("statvfs");
         let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
         let file = self.path.join("ballast");
-        let size = free.saturating_sub(leave_kb * 1024);
-        run(Command::new("fallocate").arg("-l").arg(size.max(4096).to_string()).arg(&file));
+        let mut size = free.saturating_sub(leave_kb * 1024).max(4096);
+        // The daemon may take some of it at the same moment.
+        while size > 4096 {
+            let out = Command::new("fallocate").arg("-l").arg(size.to_string()).arg(&file).output();
+            if out.is_ok_and(|o| o.status.success()) {
+                break;
+            }
+            let _ = std::fs::remove_file(&file);
+            size -= size / 50;
+        }
         file
     }
 }

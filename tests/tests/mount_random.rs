@@ -39,7 +39,9 @@ fn compare(scratch: &Scratch, primary: &Node, replica: &Node, which: Sqlite, pso
             // In the middle: what the daemon has captured is what a checkpointed file would hold.
             let (pos, image) = checked_export(primary, &name);
             let pages = (image.len() / page_size(&image)).to_string();
-            assert_eq!(on_disk.one("PRAGMA page_count"), pages, "{what}: pages at {pos}");
+            let (disk, mount) = (on_disk.one("PRAGMA page_count"), on_mount.one("PRAGMA page_count"));
+            assert_eq!(disk, mount, "{what}: pages on the disk and on the mount after step {i}");
+            assert_eq!(mount, pages, "{what}: pages on the mount and at {pos} after step {i}");
             check_integrity(&image, scratch);
         }
     }
