@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use litefs_store::database::{CheckedImport, Database};
+use litefs_store::database::{CheckedImport, Database, ReceivedLtx};
 use litefs_store::own_mount::FileKind;
 use litefs_store::spool::{SpoolWriter, Spooled};
 use litefs_store::{Store, StoreError};
@@ -124,12 +124,14 @@ impl StreamSink for StoreBackend {
 
     fn receive(&self, db: &DbName, ltx: Spooled) -> Result<Pos, SinkError> {
         let local = |e: StoreError| SinkError::Local(e.to_string());
-        let database = self.store.create_database(db).map_err(local)?;
-        database.apply(ltx).map_err(|e| match e {
+        let failed = |e: StoreError| match e {
             StoreError::PositionMismatch { db, have, want } => SinkError::Mismatch { db, have, want },
             StoreError::Corrupt { .. } => SinkError::Invalid(e.to_string()),
             other => local(other),
-        })
+        };
+        // Before the name exists: rubbish under a new name leaves no database behind.
+        let received = ReceivedLtx::check(ltx).map_err(failed)?;
+        self.store.create_database(db).map_err(local)?.apply_checked(received).map_err(failed)
     }
 }
 

@@ -92,6 +92,18 @@ pub enum StoreError {
 /// Results of this crate.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
+/// An error and what caused it, in one line: "invalid LTX page" alone does not say which.
+pub(crate) fn with_causes(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 impl StoreError {
     /// A failed step, for `map_err`.
     pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {

@@ -234,7 +234,10 @@ impl Store {
 
     /// Collects bytes for a database that need not exist yet, at most `limit` of them.
     pub fn spool(&self, db: &DbName, limit: u64) -> SpoolWriter {
-        SpoolWriter::new(Arc::clone(&self.env.disk), self.layout.db(db).spool(), limit)
+        // A database's directory is made with the database, not for bytes that may turn out to be none.
+        let known = self.database(db.as_str()).is_some();
+        let dir = if known { self.layout.db(db).spool() } else { self.layout.spool() };
+        SpoolWriter::new(Arc::clone(&self.env.disk), dir, limit)
     }
 
     /// A file for an import, before the database exists.

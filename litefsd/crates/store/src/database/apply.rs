@@ -18,7 +18,7 @@ use super::{Database, Inner, JournalMode, OwnIo};
 use crate::apply::wal_writer::{WalSync, WalWriter};
 use crate::apply::{ApplyError, PageSource, drop_files, replace_all, rollback_writer};
 use crate::disk::Op;
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, with_causes};
 use crate::log::{LogEntry, RecordKind, RecordMeta};
 use crate::notice::Change;
 use crate::own_mount::FileKind;
@@ -40,6 +40,19 @@ pub(super) struct Incoming {
     pub(super) post: Checksum,
     /// What page 1 says, if it is among the pages.
     pub(super) mode: Option<JournalMode>,
+}
+
+/// A received LTX file that is right in itself: complete, in order, with the checksums it says.
+pub struct ReceivedLtx {
+    incoming: Incoming,
+    file: Spooled,
+}
+
+impl ReceivedLtx {
+    /// Reads the file to its end. Whether it follows a database's position, [`Database::apply_checked`] finds.
+    pub fn check(file: Spooled) -> Result<Self> {
+        Ok(Self { incoming: read_and_verify(&file)?, file })
+    }
 }
 
 /// The pages of an LTX file that was verified before.
@@ -71,7 +84,12 @@ impl Database {
     /// snapshot, its content). Returns the new position. Worker threads only; waits for readers in
     /// rollback mode.
     pub fn apply(&self, received: Spooled) -> Result<Pos> {
-        let incoming = read_and_verify(&received)?;
+        self.apply_checked(ReceivedLtx::check(received)?)
+    }
+
+    /// As [`Database::apply`], of a file that was checked before this database existed.
+    pub fn apply_checked(&self, received: ReceivedLtx) -> Result<Pos> {
+        let ReceivedLtx { incoming, file: received } = received;
         let mut own_io = self.lock_own();
         let as_frames = {
             let g = self.lock();
@@ -362,7 +380,7 @@ pub(super) fn change_of(name: &litefs_types::DbName, header: &Header, pos: Pos) 
 fn read_and_verify(received: &Spooled) -> Result<Incoming> {
     let corrupt = |e: litefs_ltx::LtxError| StoreError::Corrupt {
         what: "a received transaction",
-        reason: e.to_string(),
+        reason: with_causes(&e),
     };
     let mut dec = Decoder::new(BufReader::with_capacity(BUFFER, received.reader())).map_err(corrupt)?;
     let header = dec.header().clone();

@@ -45,6 +45,7 @@ use litefs_core::page_sums::{PageSums, Undo};
 pub use litefs_sqlite::db_header::JournalMode;
 use litefs_types::{Checksum, DbName, PageNo, PageSize, Pos, Timestamp};
 
+pub use self::apply::ReceivedLtx;
 pub use self::counters::Counters;
 pub use self::files::{Caller, FileAttr, HandleId, OpenMode, OpenedFile};
 pub use self::import::{CheckedImport, ImportFile};
@@ -197,6 +198,9 @@ struct Pending {
     wal_frame: Option<u32>,
 }
 
+/// Why nothing is accepted after the log gave up by itself.
+const LOG_FAILED: &str = "a sync of the log failed";
+
 impl Database {
     /// The name.
     pub fn name(&self) -> &DbName {
@@ -241,7 +245,8 @@ impl Database {
 
     /// Why no transaction is accepted any more, if so.
     pub fn poisoned(&self) -> Option<String> {
-        self.lock().poisoned.clone()
+        let own = self.lock().poisoned.clone();
+        own.or_else(|| self.log.is_poisoned().then(|| LOG_FAILED.to_owned()))
     }
 
     /// The transactions that are kept.
@@ -279,10 +284,13 @@ impl Database {
     }
 
     fn check_alive(&self, g: &Inner) -> Result<()> {
-        match &g.poisoned {
-            None => Ok(()),
-            Some(reason) => Err(StoreError::Poisoned { db: self.name.clone(), reason: reason.clone() }),
-        }
+        let reason = match &g.poisoned {
+            // By upkeep: a spare segment, retention.
+            None if self.log.is_poisoned() => LOG_FAILED.to_owned(),
+            None => return Ok(()),
+            Some(reason) => reason.clone(),
+        };
+        Err(StoreError::Poisoned { db: self.name.clone(), reason })
     }
 
     /// Saves what an active snapshot still needs of a database page that is about to be overwritten.
