@@ -44,6 +44,14 @@ pub(super) enum RejectedFile {
         /// What is wrong.
         source: litefs_ltx::LtxError,
     },
+    /// It ends in something else than a trailer.
+    #[error("{db}: LTX file without a valid trailer ({len} bytes)")]
+    Trailer {
+        /// Which database.
+        db: DbName,
+        /// Bytes received.
+        len: u64,
+    },
     /// It is longer than its header allows, or too short to be anything.
     #[error("{db}: LTX file of wrong length ({len} bytes)")]
     Length {
@@ -156,10 +164,10 @@ impl Receiver {
         let len = file.spooler.len();
         let wrong = || RejectedFile::Length { db: file.db.clone(), len };
         let header = file.header.as_ref().ok_or_else(wrong)?;
-        let post = file.post().ok_or_else(wrong)?;
         if len < (HEADER_SIZE + TRAILER_SIZE) as u64 {
             return Err(wrong());
         }
+        let post = file.post().ok_or_else(|| RejectedFile::Trailer { db: file.db.clone(), len })?;
         let (own, timestamp) = (header.node_id == self.own_id, header.timestamp);
         let post = Pos::new(header.max_txid, post);
         let File { db, spooler, .. } = *file;

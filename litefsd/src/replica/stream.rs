@@ -3,6 +3,7 @@
 //! Owns the protocol of `/stream` from the replica's side; files are put together in `receive.rs`.
 //! Tested in `tests/tests/replication_net.rs`, also with streams recorded from the original.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use crate::http::{LITEFS_CLUSTER_ID, LITEFS_ID, encode_query};
 
 /// From the request to the response headers, which the original sends before any work.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most databases of which a connection reports what it reports once for each.
+const MAX_REPORTED: usize = 1000;
 
 /// Everything a connection needs.
 pub(super) struct Follow<'a> {
@@ -133,6 +137,9 @@ impl Follow<'_> {
     async fn frames(&self, mut body: Incoming, caught_up: &mut bool) -> Result<Ended, StreamError> {
         let mut decoder = FrameDecoder::new();
         let mut receiver = Receiver::new(self.node.id, Arc::clone(self.backend), self.inbox.clone());
+        // A primary that repeats itself must not fill the disk with log lines.
+        let mut reported = BTreeSet::new();
+        let mut handoff_reported = false;
         loop {
             let part = tokio::select! {
                 part = body.frame() => part,
@@ -165,11 +172,17 @@ impl Follow<'_> {
                         }
                         Frame::End => return Ok(Ended::Closed),
                         Frame::DropDb { db } => {
-                            tracing::info!("{db}: the primary does not have this database; it is kept here");
+                            if reported.len() < MAX_REPORTED && reported.insert(db.clone()) {
+                                tracing::info!(
+                                    "{db}: the primary does not have this database; it is kept here"
+                                );
+                            }
                         }
                         // Asked for by nobody: a static lease cannot be handed over.
                         Frame::Handoff { .. } => {
-                            tracing::warn!("handoff of a lease that this node cannot take");
+                            if !std::mem::replace(&mut handoff_reported, true) {
+                                tracing::warn!("handoff of a lease that this node cannot take");
+                            }
                         }
                         Frame::Hwm { db, txid } => {
                             self.backend.set_high_water_mark(&db, txid.map_or(0, litefs_types::Txid::get));
