@@ -117,6 +117,7 @@ impl SimDisk {
             trace: Vec::new(),
             stopped: false,
             watcher: None,
+            lies: Vec::new(),
         })))
     }
 
@@ -132,6 +133,12 @@ impl SimDisk {
     /// Has every changing operation looked at from now on; `None`: no more.
     pub fn watch(&self, watcher: Option<Watcher>) {
         self.state().watcher = watcher;
+    }
+
+    /// Syncs of this name do nothing from now on, and say that they succeeded: to show that a test would
+    /// notice if the code left them out.
+    pub fn lie(&self, op: Op) {
+        self.state().lies.push(op);
     }
 
     /// Takes all faults away.
@@ -207,6 +214,7 @@ impl SimDisk {
             trace: Vec::new(),
             stopped: false,
             watcher: None,
+            lies: Vec::new(),
         })))
     }
 
@@ -360,6 +368,9 @@ impl Disk for SimDisk {
         if let Go::Half(e) = go {
             return Err(errno(e));
         }
+        if s.lies.contains(&op) {
+            return finish(go);
+        }
         let s = &mut *s;
         if let Go::Lost(e) = go {
             s.unsynced.retain(|c| !c.concerns(path));
@@ -427,6 +438,9 @@ impl DiskFile for SimFile {
         let go = s.begin(op)?;
         if let Go::Half(e) = go {
             return Err(errno(e));
+        }
+        if s.lies.contains(&op) {
+            return finish(go);
         }
         let f = &mut s.inodes[self.ino];
         if let Go::Lost(e) = go {

@@ -288,6 +288,8 @@ impl Database {
     pub(super) fn announce(&self) -> Result<bool> {
         let target = {
             let g = self.lock();
+            // Also at the stop: what a failed sync or marker left in doubt, recovery judges.
+            self.check_alive(&g)?;
             let Some(last) = g.pending.back() else { return Ok(false) };
             let durable = self.log.durable().txid_raw();
             let synced = g.wal_synced;

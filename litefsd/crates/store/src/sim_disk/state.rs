@@ -83,6 +83,8 @@ pub(super) struct State {
     pub(super) trace: Vec<Op>,
     pub(super) stopped: bool,
     pub(super) watcher: Option<Watcher>,
+    /// Syncs of these names say that they succeeded and do nothing.
+    pub(super) lies: Vec<Op>,
 }
 
 /// What is left to do after the faults were looked at.
@@ -152,6 +154,7 @@ impl State {
             trace: Vec::new(),
             stopped: false,
             watcher: None,
+            lies: Vec::new(),
         })))
     }
 

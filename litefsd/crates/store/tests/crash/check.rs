@@ -26,8 +26,10 @@ pub struct Bounds<'a> {
 impl<'a> Bounds<'a> {
     /// After a crash of this kind in this step.
     pub fn new(learned: &'a Learned, oracle: &Oracle, step: usize, how: Crash, rules: Rules) -> Self {
-        let mut low = oracle.announced.clone();
-        let promised = if how == Crash::KeepAll { &oracle.acknowledged } else { &oracle.durable };
+        let power = how != Crash::KeepAll;
+        let mut low =
+            if power && rules.can_be_sent_again { BTreeMap::new() } else { oracle.announced.clone() };
+        let promised = if power { &oracle.durable } else { &oracle.acknowledged };
         for (db, pos) in promised {
             let l = low.entry(db.clone()).or_insert(Pos::ZERO);
             if l.txid() < pos.txid() {
@@ -40,7 +42,7 @@ impl<'a> Bounds<'a> {
             low,
             high: learned.after[step.min(last)].clone(),
             together: rules.together,
-            may_break: rules.power_loss_may_break && how != Crash::KeepAll,
+            may_break: rules.power_loss_may_break && power,
         }
     }
 }

@@ -13,9 +13,12 @@
 #![allow(unreachable_pub)] // modules of one program
 
 mod check;
+mod faults;
+mod lies;
 mod locks;
 mod modes;
 mod multi;
+mod replica;
 mod rollback;
 mod run;
 mod vfs;

@@ -29,7 +29,7 @@ fn start(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
 }
 
 /// The first transaction, small ones, one that spills, rollbacks with and without a spill.
-fn small(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
+pub fn small(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
     start(r, journal, sync)?;
     r.sql(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
     r.sql(1, "INSERT INTO t VALUES(1, 'small')")?;
@@ -44,7 +44,7 @@ fn small(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
 }
 
 /// Pages that are never written, free pages overwritten, VACUUM.
-fn sizes(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
+pub fn sizes(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
     start(r, journal, sync)?;
     r.sql(1, "PRAGMA cache_size=200; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
     // Grown and freed in the same transaction: its pages are in the file's size, but are never written.

@@ -17,7 +17,7 @@ fn start(r: &mut Run, before: &str, sync: &str) -> Result<(), Failed> {
 }
 
 /// Commits, small and spilled, rolled back, checkpoints of each kind, restart, last close.
-fn commits(r: &mut Run, sync: &str) -> Result<(), Failed> {
+pub fn commits(r: &mut Run, sync: &str) -> Result<(), Failed> {
     start(r, "", sync)?;
     r.sql(1, "INSERT INTO t VALUES(1, 'one')")?;
     r.sql(1, "INSERT INTO t VALUES(2, 'two')")?;
@@ -36,7 +36,7 @@ fn commits(r: &mut Run, sync: &str) -> Result<(), Failed> {
 }
 
 /// A reader keeps a checkpoint from finishing; savepoints rewrite frames in place; VACUUM shrinks.
-fn readers(r: &mut Run, sync: &str) -> Result<(), Failed> {
+pub fn readers(r: &mut Run, sync: &str) -> Result<(), Failed> {
     start(r, "", sync)?;
     r.sql(1, &rows(10, 30, "before"))?;
     r.open(2, "db")?;
@@ -62,7 +62,7 @@ fn readers(r: &mut Run, sync: &str) -> Result<(), Failed> {
 }
 
 /// The only connection keeps the wal-index to itself.
-fn exclusive(r: &mut Run, sync: &str) -> Result<(), Failed> {
+pub fn exclusive(r: &mut Run, sync: &str) -> Result<(), Failed> {
     start(r, "PRAGMA locking_mode=EXCLUSIVE;", sync)?;
     r.sql(1, "INSERT INTO t VALUES(1, 'one')")?;
     r.sql(1, &rows(10, 12, "rows"))?;

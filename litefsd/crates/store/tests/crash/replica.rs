@@ -1,0 +1,159 @@
+//! A replica applies what a primary made: transactions, snapshots, drops. After a crash it has some
+//! position that existed, and goes on from there to the end.
+
+use std::sync::Arc;
+
+use litefs_store::StoreError;
+use litefs_store::sim_disk::{Crash, SimDisk};
+use litefs_store::spool::Spooled;
+use litefs_types::{NodeId, Pos};
+
+use super::check::{Bounds, image};
+use super::rollback::rows;
+use super::run::{Failed, Look, Rules, Run, Script, Then, look};
+use super::world::{Options, World};
+
+/// One LTX file: the position it leads to, and its bytes.
+type Files = Vec<(Pos, Vec<u8>)>;
+
+/// What a primary would send.
+fn made_by(script: &Script, snapshot_first: bool) -> Files {
+    let mut run = Run::new(&SimDisk::new(), Options::default(), Look::Leave);
+    let mut files = Vec::new();
+    script(&mut run).unwrap();
+    let (world, _) = run.finish();
+    let db = world.db("db");
+    let log = db.log();
+    let mut next = log.first();
+    while let Some(e) = next.and_then(|t| log.get(t).unwrap()) {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut e.reader(), &mut bytes).unwrap();
+        files.push((e.post(), bytes));
+        next = Some(e.max_txid().next());
+    }
+    if snapshot_first {
+        let mut bytes = Vec::new();
+        let pos = db.write_snapshot(NodeId::new(9), true, &mut bytes).unwrap();
+        // Diverged: something else at another position, then the snapshot.
+        files.truncate(2);
+        files.push((pos, bytes));
+    }
+    files
+}
+
+fn apply(w: &World, bytes: &[u8]) -> Result<(), StoreError> {
+    let db = w.store.create_database(&"db".parse().unwrap())?;
+    db.apply(Spooled::from_bytes(bytes.to_vec())).map(|_| ())
+}
+
+/// Applies them all, with a reader from the second on.
+fn replay(r: &mut Run, files: &Files, reader: bool) -> Result<(), Failed> {
+    for (n, (_, bytes)) in files.iter().enumerate() {
+        r.step(|w| apply(w, bytes))?;
+        if reader && n == 1 {
+            r.open(1, "db")?;
+        }
+        if reader && n >= 1 && !r.world.db("db").is_dropped() {
+            r.sql(1, "SELECT count(*) FROM sqlite_schema")?;
+        }
+        r.step(|w| {
+            w.store.tick();
+            w.store.maintain();
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A replica catches up after the crash.
+fn catch_up(files: &Files, left: &SimDisk, options: Options, place: &str) {
+    let place = format!("{place}, catching up");
+    let world = World::open(&left.crash(Crash::KeepAll), options).unwrap();
+    let at = world.store.database("db").map_or(Pos::ZERO, |db| db.pos());
+    let from = files.iter().position(|(pos, _)| *pos == at).map_or(0, |i| i + 1);
+    for (pos, bytes) in &files[from..] {
+        apply(&world, bytes).unwrap_or_else(|e| panic!("{place} from {at}: {e}"));
+        assert_eq!(world.db("db").pos(), *pos, "{place}");
+    }
+    image(&world.db("db"), &place);
+}
+
+fn run(files: Files, reader: bool) {
+    let options = Options { primary: false, ..Options::default() };
+    let rules = Rules { can_be_sent_again: true, ..Rules::default() };
+    let files = Arc::new(files);
+    let (mine, theirs) = (Arc::clone(&files), files);
+    let then: Arc<Then> =
+        Arc::new(move |left: &SimDisk, o, _: &Bounds<'_>, place: &str| catch_up(&theirs, left, o, place));
+    let seen = look(&SimDisk::new(), options, rules, &move |r| replay(r, &mine, reader), &then).all_right();
+    eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
+}
+
+fn rollback_mode(r: &mut Run) -> Result<(), Failed> {
+    r.open(1, "db")?;
+    r.sql(1, "PRAGMA page_size=512; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
+    r.sql(1, &rows(0, 12, "grown"))?;
+    r.sql(1, "UPDATE t SET x = 'small' WHERE id > 2")?;
+    r.sql(1, "VACUUM")?;
+    r.sql(1, "PRAGMA page_size=1024; VACUUM")?;
+    r.sql(1, "INSERT INTO t VALUES(100, 'other page size')")?;
+    r.close(1)
+}
+
+fn wal_mode(r: &mut Run) -> Result<(), Failed> {
+    r.open(1, "db")?;
+    r.sql(1, "PRAGMA page_size=512; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
+    r.sql(1, "PRAGMA journal_mode=WAL")?;
+    r.sql(1, &rows(0, 12, "grown"))?;
+    r.sql(1, "UPDATE t SET x = 'small' WHERE id > 2")?;
+    r.sql(1, "VACUUM")?;
+    r.sql(1, "PRAGMA journal_mode=DELETE")?;
+    r.sql(1, "INSERT INTO t VALUES(100, 'delete')")?;
+    r.sql(1, "PRAGMA journal_mode=WAL")?;
+    r.sql(1, "INSERT INTO t VALUES(101, 'wal')")?;
+    r.close(1)
+}
+
+fn dropped(r: &mut Run) -> Result<(), Failed> {
+    rollback_mode(r)?;
+    r.step(|w| w.db("db").drop_database().map(|_| ()))?;
+    r.open(1, "db")?;
+    r.sql(1, "PRAGMA page_size=512; PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
+    r.close(1)?;
+    r.step(|w| w.db("db").drop_database().map(|_| ()))
+}
+
+#[test]
+fn rollback_transactions() {
+    run(made_by(&rollback_mode, false), false);
+}
+
+#[test]
+fn rollback_transactions_with_a_reader() {
+    run(made_by(&rollback_mode, false), true);
+}
+
+#[test]
+fn wal_transactions() {
+    run(made_by(&wal_mode, false), false);
+}
+
+#[test]
+fn wal_transactions_with_a_reader() {
+    run(made_by(&wal_mode, false), true);
+}
+
+#[test]
+fn drops() {
+    run(made_by(&dropped, false), false);
+}
+
+#[test]
+fn snapshot_over_rollback() {
+    run(made_by(&rollback_mode, true), false);
+}
+
+#[test]
+fn snapshot_over_wal() {
+    run(made_by(&wal_mode, true), false);
+}
