@@ -309,6 +309,37 @@ fn w7_refuses_what_is_no_transaction() {
 }
 
 #[test]
+fn w7_a_commit_that_the_chain_does_not_reach_is_noticed() {
+    let (mut follower, mut writer) = published();
+    writer.set(2, 9);
+    writer.commit(3, 0, false, false);
+    for request in std::mem::take(&mut writer.requests) {
+        // Salts and checksum as SQLite leaves them behind a rewrite in place that was rolled back.
+        let Request::Write { offset, mut data, .. } = request else { continue };
+        let header = (offset - 32) % frame_len(ps()) == 0;
+        if header {
+            data[8..24].fill(0);
+        }
+        assert_eq!(wrote(&mut follower, offset, &data), []);
+        assert_eq!(follower.tracker.uncaptured_commit(), data.len() == 512 || data.len() == 536);
+    }
+    let (mx, chain) = (writer.live_mx, writer.live_chain);
+    assert_eq!(follower.tracker.cover(mx, 3, chain, &mut follower.file).unwrap().len(), 1);
+    assert!(!follower.tracker.uncaptured_commit());
+
+    // Written again, or cut off, it is none any more.
+    let (mut follower, _) = prepared();
+    wrote(&mut follower, at(3) + 8, &[0; 16]);
+    assert!(follower.tracker.uncaptured_commit());
+    wrote(&mut follower, at(2), &[0; 24]);
+    assert!(!follower.tracker.uncaptured_commit());
+    let (mut follower, _) = prepared();
+    wrote(&mut follower, at(3) + 8, &[0; 16]);
+    follower.tracker.truncated(at(3));
+    assert!(!follower.tracker.uncaptured_commit());
+}
+
+#[test]
 fn w7_takes_frames_that_were_never_followed_and_those_behind() {
     let (mut follower, mut writer) = published();
     // Two transactions reach the file without the tracker being told.

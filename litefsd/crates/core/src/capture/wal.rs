@@ -107,6 +107,9 @@ pub struct WalTracker {
     prepared: Vec<u32>,
     /// Counts the writes of frame headers.
     clock: u64,
+    /// A complete commit frame behind the verified prefix, 0 if there is none; see
+    /// [`WalTracker::uncaptured_commit`].
+    unverified_commit: u32,
     /// The checksum of the frame that is just coming in.
     run: Option<Run>,
     /// One page, for reading back.
@@ -137,6 +140,13 @@ impl WalTracker {
     /// Last frame of the newest prepared or published transaction: what the log explains.
     pub fn captured_frames(&self) -> u32 {
         self.prepared.last().copied().unwrap_or(self.published)
+    }
+
+    /// Whether a commit frame is complete in the file that the checksum chain does not vouch for. It may
+    /// be one that an old SQLite commits nevertheless (rule W7): only the WAL index tells. For moments
+    /// also during an in-place rewrite.
+    pub fn uncaptured_commit(&self) -> bool {
+        self.unverified_commit > self.verified
     }
 
     /// Last frame that was written to at all, leftovers included.
@@ -205,6 +215,7 @@ impl WalTracker {
             let room = usize::try_from(frame_len - within).unwrap_or(usize::MAX);
             let (piece, rest) = data.split_at(data.len().min(room));
             self.frame_written(&generation, frame, within as usize, piece, rd, &mut events)?;
+            self.note_commit(frame);
             at = at.saturating_add(piece.len() as u64);
             data = rest;
         }
@@ -232,6 +243,9 @@ impl WalTracker {
         if kept < self.frames.count() {
             self.invalidate(kept.saturating_add(1), &mut events);
             self.frames.truncate(kept);
+            if self.unverified_commit > kept {
+                self.unverified_commit = 0;
+            }
         }
         events
     }
@@ -304,6 +318,7 @@ impl WalTracker {
         self.published = 0;
         self.published_at = 0;
         self.prepared.clear();
+        self.unverified_commit = 0;
         self.run = None;
     }
 
@@ -319,6 +334,18 @@ impl WalTracker {
         }
         if self.run.as_ref().is_some_and(|run| run.frame() >= frame) {
             self.run = None;
+        }
+    }
+
+    /// Remembers a commit frame that is whole but not verified.
+    fn note_commit(&mut self, frame: u32) {
+        if frame > self.verified
+            && let Some(entry) = self.frames.get(frame)
+            && entry.header_complete()
+            && entry.data_complete()
+            && entry.header().commit != 0
+        {
+            self.unverified_commit = self.unverified_commit.max(frame);
         }
     }
 
@@ -344,6 +371,9 @@ impl WalTracker {
         if !head.is_empty() {
             self.clock += 1;
             entry.header_written(within, head, self.clock);
+            if frame <= self.unverified_commit {
+                self.unverified_commit = 0;
+            }
         } else if was_verified {
             entry.verified_data_overwritten();
         }
