@@ -116,6 +116,10 @@ impl StreamSink for StoreBackend {
         self.store.spool(db, MAX_RECEIVED)
     }
 
+    fn resync_wishes(&self) -> u64 {
+        self.store.snapshot_wishes()
+    }
+
     fn spool_budget(&self) -> u64 {
         nix::sys::statvfs::statvfs(&self.store.dir())
             .map(|s| s.blocks_available().saturating_mul(s.fragment_size()))

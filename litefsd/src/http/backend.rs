@@ -111,6 +111,11 @@ pub trait StreamSink: Send + Sync {
     /// A spool for data of this database (which may not exist yet). Must not block: it touches the disk
     /// only when more comes than it keeps in memory.
     fn spool(&self, db: &DbName) -> SpoolWriter;
+    /// A number that changes when a position was taken back (the content turned out to be damaged): the
+    /// primary must be told again. Must not block.
+    fn resync_wishes(&self) -> u64 {
+        0
+    }
     /// Bytes that spool files may take now, e.g. free disk less a reserve. *May block.*
     fn spool_budget(&self) -> u64 {
         u64::MAX

@@ -78,6 +78,7 @@ impl Follow<'_> {
     /// Connects and streams until something ends it. `caught_up` tells whether it was of any use.
     pub(super) async fn once(&self, caught_up: &mut bool) -> Result<Ended, StreamError> {
         let mut connection = connect(&self.options.primary).await?;
+        let wishes = self.backend.resync_wishes();
         let positions = self.inbox.begin();
         tracing::debug!(primary = %self.options.primary, databases = positions.len(), "connected");
         let body = pos_map::encode(&positions.into_iter().collect());
@@ -93,7 +94,7 @@ impl Follow<'_> {
         let header = response.headers().get(LITEFS_CLUSTER_ID).map(|v| v.to_str().unwrap_or("?").to_owned());
         self.check_cluster_id(header).await?;
         self.node.follow(&self.options.hostname);
-        self.frames(response.into_body(), caught_up).await
+        self.frames(response.into_body(), wishes, caught_up).await
     }
 
     fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>, StreamError> {
@@ -134,7 +135,12 @@ impl Follow<'_> {
         if local == primary { Ok(()) } else { Err(StreamError::ClusterId { local, primary }) }
     }
 
-    async fn frames(&self, mut body: Incoming, caught_up: &mut bool) -> Result<Ended, StreamError> {
+    async fn frames(
+        &self,
+        mut body: Incoming,
+        wishes: u64,
+        caught_up: &mut bool,
+    ) -> Result<Ended, StreamError> {
         let mut decoder = FrameDecoder::new();
         let mut receiver = Receiver::new(self.node.id, Arc::clone(self.backend), self.inbox.clone());
         // A primary that repeats itself must not fill the disk with log lines.
@@ -187,7 +193,13 @@ impl Follow<'_> {
                         Frame::Hwm { db, txid } => {
                             self.backend.set_high_water_mark(&db, txid.map_or(0, litefs_types::Txid::get));
                         }
-                        Frame::Heartbeat(t) => self.inbox.mark_heartbeat(t),
+                        Frame::Heartbeat(t) => {
+                            self.inbox.mark_heartbeat(t);
+                            if self.backend.resync_wishes() != wishes {
+                                tracing::info!("connecting again: a local database needs a snapshot");
+                                return Ok(Ended::AskAgain);
+                            }
+                        }
                     },
                 }
             }

@@ -60,6 +60,8 @@ pub(crate) struct Env {
     pub(crate) mounted: OnceLock<Mounted>,
     pub(crate) syncers: SyncPool,
     next_node: AtomicU64,
+    /// Counts databases that began to ask for a snapshot.
+    pub(crate) snapshot_wishes: AtomicU64,
 }
 
 impl Env {
@@ -79,6 +81,7 @@ impl Env {
             mounted: OnceLock::new(),
             syncers: SyncPool::default(),
             next_node: AtomicU64::new(1),
+            snapshot_wishes: AtomicU64::new(0),
         }
     }
 

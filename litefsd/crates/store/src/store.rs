@@ -245,6 +245,11 @@ impl Store {
         ImportFile::create(&self.env.disk, &self.layout.spool())
     }
 
+    /// Changes when a database begins to ask for a snapshot ([`Database::wants_snapshot`]).
+    pub fn snapshot_wishes(&self) -> u64 {
+        self.env.snapshot_wishes.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Upkeep that cannot wait: to be called several times a second.
     pub fn tick(&self) {
         for db in self.databases() {

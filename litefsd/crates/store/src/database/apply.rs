@@ -170,6 +170,7 @@ impl Database {
     /// From now on this database asks for a snapshot, until it has got one.
     pub(super) fn ask_for_snapshot(&self, why: &StoreError) {
         if !self.wants_snapshot.swap(true, Ordering::AcqRel) {
+            self.env.snapshot_wishes.fetch_add(1, Ordering::Release);
             tracing::error!(db = %self.name, "asks for a snapshot from the primary: {why}");
         }
     }

@@ -13,7 +13,9 @@ use super::{Database, JournalMode, OwnIo};
 use crate::apply::{Replaced, replace_all};
 use crate::disk::{Op, OpenHow};
 use crate::error::{Result, StoreError};
+use crate::layout::DataLayout;
 use crate::own_mount::FileKind;
+use crate::quarantine;
 use crate::spool::Spooled;
 
 const SNAPSHOT: Op = Op::new("snapshot.write");
@@ -38,6 +40,7 @@ impl Database {
                 return Ok(pos);
             }
         }
+        self.set_aside_diverged(pos)?;
         self.keep_snapshot(received)?;
         let mut source = LtxPages(|| Ok(received.reader()));
         let mut as_frames = false;
@@ -100,6 +103,37 @@ impl Database {
         self.show_listing(true);
         self.env.notice.changed(change_of(&self.name, &header, pos));
         Ok(pos)
+    }
+
+    /// What this node has and the cluster has not is kept in `quarantine/` before a snapshot replaces it.
+    fn set_aside_diverged(&self, snapshot: Pos) -> Result<()> {
+        let tip = self.lock().tip;
+        let diverged = tip.txid_raw() >= snapshot.txid_raw();
+        if !diverged && !self.wants_snapshot() {
+            // Behind: a snapshot because the primary's log does not reach back as far.
+            return Ok(());
+        }
+        let layout = DataLayout::new(self.env.settings.dir.clone());
+        match quarantine::copy_database(&*self.env.disk, &layout, &self.name, self.env.now()) {
+            Ok(kept) => {
+                tracing::warn!(
+                    db = %self.name,
+                    have = %tip,
+                    primary = %snapshot,
+                    kept = %kept.display(),
+                    "the local database differs from the primary's: it is set aside and replaced by a snapshot",
+                );
+                Ok(())
+            }
+            // Damaged, not diverged: the primary has all of it.
+            Err(e) if !diverged => {
+                tracing::warn!(db = %self.name, "a damaged database could not be set aside before a snapshot replaces it: {e}");
+                Ok(())
+            }
+            Err(source) => {
+                Err(StoreError::Io { what: "keeping of a diverged database in quarantine/", source })
+            }
+        }
     }
 
     /// Makes the snapshot durable under a name that recovery looks for.

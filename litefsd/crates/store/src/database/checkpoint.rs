@@ -24,7 +24,8 @@ impl Database {
         if self.import_write(caller, offset, data)? {
             return Ok(());
         }
-        let frames = self.lock().wal.published_frames() > 0 || !self.lock().prepared.is_empty();
+        // Also of frames that the daemon wrote: an application may checkpoint on a replica (rule P8).
+        let frames = !self.lock().wal_versions.is_empty();
         if !frames {
             tracing::warn!(
                 db = %self.name,
@@ -72,6 +73,16 @@ impl Database {
     ) -> Result<()> {
         if self.import_truncate(caller, size)? {
             return Ok(());
+        }
+        if size == 0 {
+            // No transaction and no checkpoint does this; `cp` and a shell's `>` do.
+            tracing::warn!(
+                db = %self.name,
+                pid = caller.pid,
+                "refused to empty an existing database: it cannot be copied over; use `litefsctl import --name {} --replace FILE`",
+                self.name,
+            );
+            return Err(StoreError::denied("an existing database cannot be emptied or copied over"));
         }
         self.gate_checkpoint(caller, "truncation of the database")?;
         self.settle_before_wal_end(caller)?;

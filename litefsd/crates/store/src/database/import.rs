@@ -332,14 +332,12 @@ impl Database {
         match held {
             Held::Nothing => {}
             Held::Wal(writer) => {
+                // Before the lock goes: the next writer's frames must find a tracker that knows where they
+                // begin.
+                self.adopt_wal(&mut self.lock(), &writer.position());
                 // Nobody checkpoints with this writer, so it does not wait.
-                let at = writer.detach(&**own, Instant::now() + LOCK_WAIT);
-                let mut g = self.lock();
-                match at {
-                    Ok(at) => self.adopt_wal(&mut g, &at),
-                    Err(e) => {
-                        self.poison(&mut g, format!("the wal could not be handed back: {e}"));
-                    }
+                if let Err(e) = writer.detach(&**own, Instant::now() + LOCK_WAIT) {
+                    self.poison(&mut self.lock(), format!("the wal could not be handed back: {e}"));
                 }
             }
             Held::Exclusive => {

@@ -49,6 +49,8 @@ impl Database {
             last_timestamp: found.last_timestamp,
             wal: WalTracker::new(),
             prepared: std::collections::VecDeque::new(),
+            wal_tx: None,
+            wal_tx_by_x: false,
             wal_versions: std::collections::HashMap::new(),
             wal_sizes: Vec::new(),
             wal_synced: 0,
@@ -179,9 +181,12 @@ impl Database {
         let done = writer
             .checkpoint(&*own, &before)
             .and_then(|c| if c.complete { writer.reset(&*own) } else { Ok(false) });
-        let at = writer.detach(&*own, Instant::now() + PATIENCE)?;
+        // Before the lock goes: the next writer's frames must find a tracker that knows where they begin.
         let mut g = self.lock();
-        self.adopt_wal(&mut g, &at);
+        self.adopt_wal(&mut g, &writer.position());
+        drop(g);
+        writer.detach(&*own, Instant::now() + PATIENCE)?;
+        let mut g = self.lock();
         if done? {
             g.wal_needs_reset = false;
             g.complete_at = g.published;

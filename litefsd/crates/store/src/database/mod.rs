@@ -136,6 +136,9 @@ struct Inner {
     wal: WalTracker,
     /// Complete transactions in the log above `published`, oldest first.
     prepared: VecDeque<Prepared>,
+    /// The handle whose transaction is being written to the wal, and whether EXCLUSIVE alone covers it.
+    wal_tx: Option<HandleId>,
+    wal_tx_by_x: bool,
     /// Page sums of every frame of this WAL generation: what a checkpoint may write (rule C2).
     wal_versions: HashMap<PageNo, Vec<Checksum>>,
     /// Page counts that transactions of this generation had: what a checkpoint may cut to (rule C4).

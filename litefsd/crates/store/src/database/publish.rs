@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use litefs_sqlite::lock_bytes::Lock;
-use litefs_sqlite::shm::{IndexHeader, PREFIX_LEN};
+use litefs_sqlite::shm::{HEADER_LEN, IndexHeader, PREFIX_LEN};
 use litefs_types::Pos;
 
 use super::wal::Backing;
@@ -21,6 +21,9 @@ use crate::own_mount::{FileKind, LockKind, OwnMount, Probe};
 /// First look after a commit frame, and after an FSYNC of the wal: SQLite updates the index within
 /// microseconds of either.
 const FIRST_LOOK: Duration = Duration::from_micros(50);
+/// Look while one transaction follows the other: they share a sync, and a thread that looks more often
+/// only takes time from those that commit.
+const BUSY_LOOK: Duration = Duration::from_micros(300);
 /// Longest pause between two looks while a writer may be in its FSYNC.
 const SLOW_LOOK: Duration = Duration::from_millis(10);
 /// A transaction that nobody shows for this long is a leftover of a dead writer: settle it (rule W9).
@@ -57,8 +60,17 @@ impl Database {
     }
 
     fn resolve_with(&self, evidence: Evidence) -> Result<()> {
-        let header = self.read_index();
+        let mut header = self.read_index();
         let mut g = self.lock();
+        if header.is_some_and(|h| Some(h.salt) != g.wal.generation().map(|w| w.salt)) {
+            // Perhaps the descriptor is of an index that has been removed; `open` notices that.
+            drop(g);
+            if let Some(own) = self.own() {
+                own.open(FileKind::Shm, false).map_err(StoreError::io("open of the wal-index"))?;
+            }
+            header = self.read_index();
+            g = self.lock();
+        }
         self.check_alive(&g)?;
         let salt = g.wal.generation().map(|w| w.salt);
         match header {
@@ -76,14 +88,17 @@ impl Database {
     /// The wal-index header, if there is a valid one.
     fn read_index(&self) -> Option<IndexHeader> {
         let own = self.own()?;
+        let mut b = [0u8; PREFIX_LEN];
         // A writer may be between its two copies: that lasts nanoseconds.
         for _ in 0..3 {
-            let mut b = [0u8; PREFIX_LEN];
-            if !own.open(FileKind::Shm, false).ok()? {
-                return None;
-            }
-            if own.read_at(FileKind::Shm, &mut b, 0).ok()? < 96 {
-                return None;
+            // Usually open; looking whether it is costs more than the read.
+            if !own.read_at(FileKind::Shm, &mut b, 0).is_ok_and(|n| n >= 2 * HEADER_LEN) {
+                if !own.open(FileKind::Shm, false).ok()? {
+                    return None;
+                }
+                if own.read_at(FileKind::Shm, &mut b, 0).ok()? < 2 * HEADER_LEN {
+                    return None;
+                }
             }
             if let Some(h) = IndexHeader::decode_pair(&b) {
                 return Some(h);
@@ -254,7 +269,7 @@ impl Database {
     fn wait(&self, pause: Option<Duration>) -> bool {
         // A short pause is not worth ringing for. Announce first, then look once more: a commit between
         // the look and the wait finds `idle` set and rings.
-        let ringable = pause.is_none_or(|p| p > FIRST_LOOK * 4);
+        let ringable = pause.is_none_or(|p| p > BUSY_LOOK);
         self.publisher.idle.store(ringable, Ordering::SeqCst);
         let busy = pause.is_none() && {
             let g = self.lock();
@@ -450,7 +465,7 @@ fn run(me: &Weak<Database>) {
             Ok(announced || db.pos() != before)
         };
         match step() {
-            Ok(true) => pause = FIRST_LOOK,
+            Ok(true) => pause = BUSY_LOOK,
             Ok(false) => {
                 let age = oldest.map_or(Duration::ZERO, |at: Instant| at.elapsed());
                 if age > LEFTOVER_AFTER {

@@ -186,8 +186,13 @@ impl Database {
             }
             SnapshotError::Write(source) => StoreError::Io { what: "output of a copy", source },
             SnapshotError::Page { .. } => {
-                tracing::error!(db = %self.name, "{e}: the disk has lost or changed data");
-                StoreError::Corrupt { what: "the database file", reason: e.to_string() }
+                let e = StoreError::Corrupt { what: "the database file", reason: e.to_string() };
+                if self.env.gate.permit().is_none() {
+                    self.ask_for_snapshot(&e);
+                } else {
+                    tracing::error!(db = %self.name, "{e}: the disk has lost or changed data");
+                }
+                e
             }
             other => StoreError::Corrupt { what: "a copy", reason: other.to_string() },
         }

@@ -27,6 +27,15 @@ const HEADER: u64 = 32;
 /// Bytes of a frame header.
 const FRAME_HEADER: usize = 24;
 
+/// Whether a WRITE goes on with a transaction: it does not touch the header of the first frame behind
+/// what is captured, nor anything before.
+fn begins_behind_first(g: &Inner, offset: u64) -> bool {
+    g.wal.generation().is_some_and(|w| {
+        let first = frame_data_offset(g.wal.captured_frames() + 1, w.page_size) - FRAME_HEADER as u64;
+        offset > first
+    })
+}
+
 /// Reads frames back for the tracker.
 pub(super) struct Backing<'a>(pub(super) &'a dyn DiskFile);
 
@@ -46,12 +55,24 @@ impl Database {
         data: &[u8],
     ) -> Result<()> {
         self.require_permit("write of the wal")?;
-        let by_x = self.gate_wal(caller, "write of the wal")?;
-        if offset < HEADER {
+        let gated = if offset < HEADER {
+            let by_x = self.gate_wal(caller, "write of the wal")?;
             self.settle_before_wal_end(caller)?;
-        }
+            Some(by_x)
+        } else {
+            None
+        };
         let mut g = self.lock();
         self.check_alive(&g)?;
+        // The first request of a transaction proves the lock for the others: it lasts until their end.
+        let by_x = match gated {
+            Some(by_x) => by_x,
+            None if g.wal_tx == Some(caller.handle) && begins_behind_first(&g, offset) => g.wal_tx_by_x,
+            // A probe makes no request, so it may run under the lock.
+            None => self.gate_wal(caller, "write of the wal")?,
+        };
+        g.wal_tx = Some(caller.handle);
+        g.wal_tx_by_x = by_x;
         if let Err(refused) = g.wal.check_write(offset, data.len() as u64) {
             // Only a client that ignores SQLite's locks can do this; what it overwrites is committed.
             tracing::error!(db = %self.name, pid = caller.pid, offset, "refused a write into committed wal frames: {refused}");
@@ -64,14 +85,17 @@ impl Database {
             // What it found is lost with the error: nobody knows any more what the wal holds.
             Err(e) => return Err(self.poison(&mut g, format!("the wal could not be followed: {e}"))),
         };
+        let mut committed = false;
         for event in events {
+            committed |= matches!(event, WalEvent::Commit(_));
             self.wal_event(&mut g, opened, event, by_x)?;
         }
-        if g.prepared.is_empty() {
-            return Ok(());
+        if committed {
+            // The next frame is the first of a transaction.
+            g.wal_tx = None;
+            drop(g);
+            self.wake_publisher();
         }
-        drop(g);
-        self.wake_publisher();
         Ok(())
     }
 
