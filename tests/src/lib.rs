@@ -8,6 +8,7 @@
 //! *Invariant:* what a test starts ends with it: processes by their own id, mounts, namespaces, files.
 
 pub mod apps;
+pub mod bad_input;
 pub mod faults;
 pub mod http;
 pub mod image;
