@@ -54,6 +54,7 @@ impl Database {
             wal_versions: std::collections::HashMap::new(),
             wal_sizes: Vec::new(),
             wal_synced: 0,
+            wal_drops: 0,
             wal_needs_reset: false,
             complete_at: pos,
             journal: JournalState::default(),

@@ -112,6 +112,8 @@ struct Publisher {
     idle: AtomicBool,
     bell: Condvar,
     bell_lock: Mutex<Bell>,
+    /// Held while transactions are announced, so that they are in order whoever does it.
+    announcing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -145,6 +147,8 @@ struct Inner {
     wal_sizes: Vec<u32>,
     /// Frames of the current generation that an FSYNC of the wal covered.
     wal_synced: u32,
+    /// Counts what was dropped: frames that take the place of others were not synced with them.
+    wal_drops: u64,
     /// The WAL holds a commit that SQLite's own recovery would lose (rule W7): reset it.
     wal_needs_reset: bool,
     /// `published` when the database file last held everything (the WAL generation began).

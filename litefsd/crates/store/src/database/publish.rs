@@ -114,10 +114,11 @@ impl Database {
     fn cover(&self, g: &mut Inner, h: &IndexHeader) -> Result<()> {
         // While `inner` is held no wal header can be written, and frames up to mxFrame are never rewritten.
         let opened = self.backing(FileKind::Wal)?;
-        let covered =
-            g.wal.cover(h.mx_frame, h.n_pages, h.frame_checksum, &mut Backing(&*opened.file)).map_err(
-                |e| StoreError::Corrupt { what: "wal frames that the index shows", reason: e.to_string() },
-            )?;
+        let covered = g.wal.cover(h.mx_frame, h.n_pages, h.frame_checksum, &mut Backing(&*opened.file));
+        // Committed for everybody here, and nobody could tell the replicas.
+        let covered = covered.map_err(|e| {
+            self.poison(g, format!("frames that the wal-index shows could not be captured: {e}"))
+        })?;
         for tx in covered {
             tracing::info!(
                 db = %self.name,
@@ -212,7 +213,8 @@ impl Database {
     /// One turn of the publisher, on this thread; see [`crate::Store::drive_by_hand`].
     #[cfg(any(test, feature = "sim"))]
     pub fn publish_now(&self) -> Result<()> {
-        if !self.lock().prepared.is_empty() {
+        let ask = self.lock().ask_index();
+        if ask {
             self.resolve_with(Evidence::Index)?;
         }
         self.announce().map(|_| ())
@@ -273,7 +275,7 @@ impl Database {
         self.publisher.idle.store(ringable, Ordering::SeqCst);
         let busy = pause.is_none() && {
             let g = self.lock();
-            g.poisoned.is_none() && !(g.prepared.is_empty() && g.pending.is_empty())
+            self.check_alive(&g).is_ok() && (g.ask_index() || !g.pending.is_empty())
         };
         // `inner` is free again: commits ring while they hold it.
         let mut bell = self.publisher.bell_lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,6 +303,7 @@ impl Database {
     /// Makes published transactions durable where they are not, and announces them. Returns whether
     /// there were any.
     pub(super) fn announce(&self) -> Result<bool> {
+        let _in_order = self.publisher.announcing.lock().unwrap_or_else(PoisonError::into_inner);
         let target = {
             let g = self.lock();
             // Also at the stop: what a failed sync or marker left in doubt, recovery judges.
@@ -324,8 +327,14 @@ impl Database {
             let durable = self.log.durable().txid_raw();
             let synced = g.wal_synced;
             while let Some(p) = g.pending.front() {
-                let by_wal = p.wal_frame.is_some_and(|f| f <= synced);
-                if !by_wal && p.change.pos.txid_raw() > durable {
+                let is_durable = match p.wal_frame {
+                    Some(f) => f <= synced || p.change.pos.txid_raw() <= durable,
+                    // Its record was durable before its journal went; its marker is since the sync above. What
+                    // came after that waits for the next one: without the marker, a journal that a power loss
+                    // brings back would undo what replicas have.
+                    None => target.is_some_and(|t| p.change.pos.txid_raw() <= t.txid_raw()),
+                };
+                if !is_durable {
                     break;
                 }
                 if let Some(p) = g.pending.pop_front() {
@@ -363,10 +372,15 @@ impl Database {
         }
         let Some(_held) = HeldWrite::take(&*own)? else { return Ok(()) };
         self.resolve_with(Evidence::Index)?;
+        // Without a valid index nobody knows whether SQLite had shown it, and acknowledged it: the process may
+        // be gone, and the next one, which has just emptied the index, recovers it from the wal.
+        let Some(index) = self.read_index() else { return Ok(()) };
         let at = {
             let g = self.lock();
-            let Some(ps) = g.wal.generation().map(|w| w.page_size) else { return Ok(()) };
-            if g.prepared.is_empty() {
+            let Some(w) = g.wal.generation() else { return Ok(()) };
+            let ps = w.page_size;
+            let shown = index.salt == w.salt && index.mx_frame > g.wal.published_frames();
+            if g.prepared.is_empty() || shown {
                 return Ok(());
             }
             let frame = g.wal.published_frames() + 1;
@@ -427,21 +441,28 @@ impl Drop for HeldWrite<'_> {
 
 fn run(me: &Weak<Database>) {
     let mut pause = FIRST_LOOK;
+    // Since when the index has been asked in vain.
+    let mut asked: Option<Instant> = None;
     loop {
         let Some(db) = me.upgrade() else { return };
         let db: Arc<Database> = db;
-        let (prepared, oldest, pending, poisoned) = {
+        // Before the look: who commits behind it rings, and a long pause does not begin.
+        db.publisher.idle.store(pause > BUSY_LOOK, Ordering::SeqCst);
+        let (ask, oldest, pending, poisoned) = {
             let g = db.lock();
             (
-                !g.prepared.is_empty(),
+                g.ask_index(),
                 g.prepared.front().map(|p| p.at),
                 !g.pending.is_empty(),
-                g.poisoned.is_some(),
+                db.check_alive(&g).is_err(),
             )
         };
-        let nothing = (!prepared && !pending) || poisoned;
+        let nothing = (!ask && !pending) || poisoned;
         if nothing {
             pause = FIRST_LOOK;
+        }
+        if !ask {
+            asked = None;
         }
         if !pending || nothing {
             let how_long = (!nothing).then_some(pause);
@@ -458,16 +479,20 @@ fn run(me: &Weak<Database>) {
         }
         let step = || -> Result<bool> {
             let before = db.pos();
-            if prepared {
+            if ask {
                 db.resolve_with(Evidence::Index)?;
             }
             let announced = db.announce()?;
             Ok(announced || db.pos() != before)
         };
         match step() {
-            Ok(true) => pause = BUSY_LOOK,
+            Ok(true) => {
+                pause = BUSY_LOOK;
+                asked = None;
+            }
             Ok(false) => {
-                let age = oldest.map_or(Duration::ZERO, |at: Instant| at.elapsed());
+                let since = oldest.unwrap_or_else(|| *asked.get_or_insert_with(Instant::now));
+                let age = since.elapsed();
                 if age > LEFTOVER_AFTER {
                     pause = LEFTOVER_LOOK;
                     if let Err(e) = db.settle_leftover() {

@@ -55,20 +55,22 @@ impl Database {
         data: &[u8],
     ) -> Result<()> {
         self.require_permit("write of the wal")?;
-        let gated = if offset < HEADER {
-            let by_x = self.gate_wal(caller, "write of the wal")?;
-            self.settle_before_wal_end(caller)?;
-            Some(by_x)
+        // On a worker the gate may open a descriptor, which is a request of its own: never under the lock.
+        let gated = if offset < HEADER || caller.may_block {
+            Some(self.gate_wal(caller, "write of the wal")?)
         } else {
             None
         };
+        if offset < HEADER {
+            self.settle_before_wal_end(caller)?;
+        }
         let mut g = self.lock();
         self.check_alive(&g)?;
         // The first request of a transaction proves the lock for the others: it lasts until their end.
         let by_x = match gated {
             Some(by_x) => by_x,
             None if g.wal_tx == Some(caller.handle) && begins_behind_first(&g, offset) => g.wal_tx_by_x,
-            // A probe makes no request, so it may run under the lock.
+            // A handler's probe makes no request, so it may run under the lock.
             None => self.gate_wal(caller, "write of the wal")?,
         };
         g.wal_tx = Some(caller.handle);
@@ -93,6 +95,8 @@ impl Database {
         if committed {
             // The next frame is the first of a transaction.
             g.wal_tx = None;
+        }
+        if committed || g.wal.uncaptured_commit() {
             drop(g);
             self.wake_publisher();
         }
@@ -183,6 +187,9 @@ impl Database {
 
     /// Forgets prepared transactions that end at or behind `from_frame`: their frames were overwritten.
     pub(super) fn drop_prepared(&self, g: &mut Inner, from_frame: u32) -> Result<()> {
+        // Whatever takes their place was not synced with them.
+        g.wal_synced = g.wal_synced.min(from_frame.saturating_sub(1));
+        g.wal_drops += 1;
         let mut cut = false;
         while g.prepared.back().is_some_and(|p| p.last_frame >= from_frame) {
             let Some(p) = g.prepared.pop_back() else { break };
@@ -276,7 +283,9 @@ impl Database {
         let mark = {
             let g = self.lock();
             self.check_alive(&g)?;
-            (g.wal.generation().map(|w| w.salt), g.wal.verified_frames())
+            // Not the verified frames of a transaction that may be rolled back: other frames take their
+            // place, which this sync does not cover.
+            (g.wal.generation().map(|w| w.salt), g.wal_drops, g.wal.captured_frames())
         };
         if let Err(source) = opened.file.sync_data(SYNC) {
             let mut g = self.lock();
@@ -284,10 +293,12 @@ impl Database {
             return Err(StoreError::Io { what: "fsync of the wal", source });
         }
         let mut g = self.lock();
-        if g.wal.generation().map(|w| w.salt) == mark.0 {
-            g.wal_synced = g.wal_synced.max(mark.1);
+        if (g.wal.generation().map(|w| w.salt), g.wal_drops) == (mark.0, mark.1)
+            && self.files.is_current(FileKind::Wal, opened)
+        {
+            g.wal_synced = g.wal_synced.max(mark.2);
         }
-        let waiting = !g.prepared.is_empty() || !g.pending.is_empty();
+        let waiting = g.ask_index() || !g.pending.is_empty();
         drop(g);
         if waiting {
             self.wake_publisher();
