@@ -341,8 +341,15 @@ impl Inner {
         }
     }
 
-    /// Nothing is prepared, and no verified frame is waiting.
+    /// Nothing is prepared, no verified frame is waiting, and no commit that only the wal-index explains.
     fn settled(&self) -> bool {
-        self.prepared.is_empty() && self.wal.verified_frames() <= self.wal.published_frames()
+        self.prepared.is_empty()
+            && self.wal.verified_frames() <= self.wal.published_frames()
+            && !self.wal.uncaptured_commit()
+    }
+
+    /// Only the wal-index tells whether SQLite shows something that is not published yet.
+    fn ask_index(&self) -> bool {
+        !self.prepared.is_empty() || self.wal.uncaptured_commit()
     }
 }
