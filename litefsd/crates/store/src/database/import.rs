@@ -33,6 +33,8 @@ const DIRECT: Op = Op::new("import.direct");
 const DB_HEADER: usize = 100;
 /// How long an import waits for the database's locks before it reports who holds them.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// How long it waits where frames do as well: an idle connection in WAL mode keeps SHARED for ever.
+const FILE_WAIT: Duration = Duration::from_millis(200);
 /// Numbers the staged files of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -276,7 +278,11 @@ impl Database {
         let Some(undo) = built.undo else { return Ok(before) };
         self.sync_log()?;
         let mut file = FilePages { file: source, page_size, pages };
-        match self.rewrite(held, &mut file, page_size, pages) {
+        let wait = match held {
+            Held::Wal(_) if built.page_size_before == Some(page_size) => FILE_WAIT,
+            _ => LOCK_WAIT,
+        };
+        match self.rewrite(held, &mut file, page_size, pages, wait) {
             Ok(()) => {}
             Err(StoreError::Apply(blocked @ ApplyError::Blocked(_))) => {
                 // Nothing was written: the record goes, durably, and the database is as before.
@@ -377,6 +383,7 @@ impl Database {
         source: &mut FilePages<'_>,
         page_size: PageSize,
         pages: u32,
+        wait: Duration,
     ) -> Result<()> {
         let Some(own) = self.own() else {
             let opened = self.create_own(FileKind::Database)?;
@@ -393,7 +400,7 @@ impl Database {
             Held::Wal(w) => (Some(w), false),
             _ => (None, true),
         };
-        replace_all(&**own, writer, source, page_size, pages, Instant::now() + LOCK_WAIT, redo)?;
+        replace_all(&**own, writer, source, page_size, pages, Instant::now() + wait, redo)?;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::check::{dump, image, sound};
 use super::run::{Look, Run, Script, soak};
 use super::vfs::Visible;
 use super::world::{Options, World};
-use super::{rollback, wal, whole};
+use super::{modes, multi, rollback, wal, whole};
 
 fn is_sync(op: Op) -> bool {
     op.name().contains("sync") || op.name() == "data.dir"
@@ -167,5 +167,12 @@ cases! {
     persist: |r: &mut Run| rollback::sizes(r, "PERSIST", "FULL");
     wal_full: |r: &mut Run| wal::commits(r, "FULL");
     wal_normal: |r: &mut Run| wal::readers(r, "NORMAL");
+    wal_alone: |r: &mut Run| wal::exclusive(r, "FULL");
+    wal_copies: |r: &mut Run| wal::exclusive_late(r, "NORMAL");
+    between_modes: modes::to_wal_and_back;
+    page_size: modes::page_size;
+    two_databases: |r: &mut Run| multi::both(r, "DELETE");
+    imports: whole::imports;
+    drops: whole::drops;
     upkeep: |r: &mut Run| whole::upkeep(r, "WAL", "FULL");
 }

@@ -18,6 +18,7 @@ mod lies;
 mod locks;
 mod modes;
 mod multi;
+mod random;
 mod replica;
 mod rollback;
 mod run;

@@ -14,7 +14,7 @@ fn run(script: &Script) {
     }
 }
 
-fn to_wal_and_back(r: &mut Run) -> Result<(), Failed> {
+pub fn to_wal_and_back(r: &mut Run) -> Result<(), Failed> {
     r.open(1, "db")?;
     r.sql(1, "PRAGMA page_size=512; PRAGMA synchronous=FULL; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
     r.sql(1, &rows(0, 12, "delete"))?;
@@ -39,7 +39,7 @@ fn between_rollback_and_wal() {
     run(&to_wal_and_back);
 }
 
-fn page_size(r: &mut Run) -> Result<(), Failed> {
+pub fn page_size(r: &mut Run) -> Result<(), Failed> {
     r.open(1, "db")?;
     r.sql(1, "PRAGMA page_size=512; PRAGMA synchronous=EXTRA; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
     r.durable = true;

@@ -6,7 +6,7 @@ use super::rollback::rows;
 use super::run::{Failed, Rules, Run, matrix};
 use super::world::Options;
 
-fn both(r: &mut Run, journal: &str) -> Result<(), Failed> {
+pub fn both(r: &mut Run, journal: &str) -> Result<(), Failed> {
     for (n, db) in [(1, "one"), (2, "two")] {
         r.open(n, db)?;
         r.sql(n, &format!("PRAGMA page_size=512; PRAGMA journal_mode={journal}; PRAGMA synchronous=EXTRA"))?;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use litefs_store::StoreError;
 use litefs_store::disk::Op;
-use litefs_store::sim_disk::{Crash, Moment, SimDisk};
+use litefs_store::sim_disk::{At, Crash, Fault, Moment, SimDisk};
 use litefs_types::Pos;
 use rusqlite::{Connection, ffi};
 
@@ -349,6 +349,10 @@ pub fn look_again(
                 if going_on(n, how) {
                     and(&left, options, &bounds, &place);
                 }
+                if (n + 1).is_multiple_of(4) {
+                    let left = interrupted(&left, options, n);
+                    check(&left, options, &bounds, &format!("{place}, and recovery interrupted"));
+                }
             });
         }
     })));
@@ -384,6 +388,21 @@ impl Seen {
             self.wrong.push(words(&*why));
         }
     }
+}
+
+/// What a crash within recovery leaves, at some disk operation of it.
+fn interrupted(left: &SimDisk, options: Options, n: usize) -> SimDisk {
+    let whole = left.crash(Crash::KeepAll);
+    drop(World::open(&whole, options));
+    let disk = left.crash(Crash::KeepAll);
+    let operations = whole.trace().len();
+    if operations == 0 {
+        return disk;
+    }
+    let fault = [Fault::Stop, Fault::TornStop, Fault::StopAfter][n % 3];
+    disk.arm(At::Nth(n * 13 % operations), fault);
+    drop(World::open(&disk, options));
+    disk.crash([Crash::KeepAll, Crash::LoseAll, Crash::Random(n as u64)][n / 4 % 3])
 }
 
 /// Failures after which a matrix stops looking.

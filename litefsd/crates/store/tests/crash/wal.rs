@@ -72,7 +72,7 @@ pub fn exclusive(r: &mut Run, sync: &str) -> Result<(), Failed> {
 }
 
 /// Holds EXCLUSIVE, with the shared index.
-fn exclusive_late(r: &mut Run, sync: &str) -> Result<(), Failed> {
+pub fn exclusive_late(r: &mut Run, sync: &str) -> Result<(), Failed> {
     start(r, "", sync)?;
     r.sql(1, "PRAGMA locking_mode=EXCLUSIVE; INSERT INTO t VALUES(1, 'one')")?;
     r.sql(1, &rows(10, 12, "rows"))?;

@@ -83,24 +83,24 @@ pub fn drops(r: &mut Run) -> Result<(), Failed> {
     r.durable = true;
     let small = file("PRAGMA page_size=512;");
     r.step(|w| copy(w, &small))?;
-    r.step(|w| w.db("db").drop_database().map(|_| ()))?;
+    r.step(|w| w.find("db")?.drop_database().map(|_| ()))?;
     r.open(1, "db")?;
     r.durable = false;
     r.sql(1, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
     r.sql(1, "INSERT INTO t VALUES(1, 'a new one')")?;
     r.close(1)?;
     r.durable = true;
-    r.step(|w| w.db("db").drop_database().map(|_| ()))?;
+    r.step(|w| w.find("db")?.drop_database().map(|_| ()))?;
     r.step(|w| copy(w, &small))?;
     r.step(|w| {
-        let caller = w.caller(w.handle());
-        w.db("db").unlink(&caller, FileKind::Database)
-    })?;
-    let mode = OpenMode { read: true, write: true, truncate: false };
-    r.step(|w| match w.db("db").open_file(&w.caller(0), FileKind::Database, mode) {
-        Err(StoreError::NotFound) => Ok(()),
-        Err(e) => Err(e),
-        Ok(_) => panic!("dropped, and still there"),
+        let db = w.find("db")?;
+        db.unlink(&w.caller(w.handle()), FileKind::Database)?;
+        let mode = OpenMode { read: true, write: true, truncate: false };
+        match db.open_file(&w.caller(0), FileKind::Database, mode) {
+            Err(StoreError::NotFound) => Ok(()),
+            Err(e) => Err(e),
+            Ok(_) => panic!("dropped, and still there"),
+        }
     })
 }
 

@@ -233,6 +233,11 @@ impl World {
         self.store.database(name).unwrap_or_else(|| panic!("no database {name}"))
     }
 
+    /// A database that a fault may have kept from being made.
+    pub fn find(&self, name: &str) -> Result<Arc<Database>, StoreError> {
+        self.store.database(name).ok_or(StoreError::NotFound)
+    }
+
     /// The publisher's turn, in every database.
     pub fn publish(&self) {
         for db in self.store.databases() {
