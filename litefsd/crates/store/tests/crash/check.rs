@@ -142,6 +142,7 @@ fn in_bounds(db: &Database, bytes: &[u8], bounds: &Bounds<'_>, place: &str) {
     let known = bounds.learned.committed.get(name);
     if pos.is_zero() || known.is_some_and(|k| k.contains(&pos)) {
         assert!(pos.txid() >= low.txid(), "{place}: {name} is at {pos}, but {low} was promised");
+        assert!(pos.txid() != low.txid() || pos == low, "{place}: {name} is at {pos} instead of {low}");
         assert!(pos.txid() <= high.txid(), "{place}: {name} is at {pos}, nothing after {high} was begun");
         return;
     }

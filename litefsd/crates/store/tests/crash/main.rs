@@ -14,6 +14,7 @@
 
 mod check;
 mod faults;
+mod killed;
 mod lies;
 mod locks;
 mod modes;

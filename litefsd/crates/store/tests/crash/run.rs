@@ -16,7 +16,7 @@ use rusqlite::{Connection, ffi};
 
 use super::check::{Bounds, check, check_going_on};
 use super::vfs::Visible;
-use super::world::{Options, World};
+use super::world::{Hang, Options, World};
 
 /// What goes wrong in a script when the disk does.
 #[derive(Debug)]
@@ -63,16 +63,26 @@ pub struct Learned {
     pub images: BTreeMap<(String, u64, u64), Vec<u8>>,
 }
 
+/// A connection.
+struct Open {
+    db: String,
+    connection: Connection,
+    /// The file that its locks belong to.
+    handle: u64,
+}
+
 /// A script being run.
 pub struct Run {
     /// The store and the mount.
     pub world: Arc<World>,
     visible: Visible,
-    connections: BTreeMap<usize, (String, Connection)>,
+    connections: BTreeMap<usize, Open>,
     /// Whether SQLite promises that what it commits from now on survives a power loss.
     pub durable: bool,
     /// Statements may fail: the disk does.
     pub tolerant: bool,
+    /// The log's end may be a transaction that nobody saw.
+    unsettled: bool,
     /// Failed steps.
     pub failed: usize,
     look: Look,
@@ -90,6 +100,7 @@ impl Run {
             connections: BTreeMap::new(),
             durable: false,
             tolerant: false,
+            unsettled: false,
             failed: 0,
             look,
             steps: Arc::default(),
@@ -104,8 +115,39 @@ impl Run {
             Err(_) if self.tolerant => self.visible.connect(db)?,
             other => other?,
         };
-        self.connections.insert(n, (db.to_owned(), c));
+        // The database file is opened at once, the wal or journal when it is needed.
+        let handle = self.world.last_handle();
+        self.connections.insert(n, Open { db: db.to_owned(), connection: c, handle });
         Ok(())
+    }
+
+    /// The process of connection `n` is killed: its locks are gone, nothing else happens. A step.
+    pub fn kill(&mut self, n: usize) -> Result<(), Failed> {
+        if let Some(open) = self.connections.remove(&n) {
+            self.world.locks(&open.db).release_all(open.handle);
+            std::mem::forget(open.connection);
+        }
+        self.world.dead.store(false, Ordering::SeqCst);
+        self.unsettled = true;
+        self.stepped();
+        Ok(())
+    }
+
+    /// A commit whose writer never gets beyond its FSYNC of the wal, or its removal of the journal; kill it
+    /// next. A step.
+    pub fn hangs_at(&mut self, n: usize, at: Hang, sql: &str) -> Result<(), Failed> {
+        *self.world.hang.lock().unwrap() = Some(at);
+        let done = self.connections[&n].connection.execute_batch(sql);
+        *self.world.hang.lock().unwrap() = None;
+        assert!(done.is_err(), "it did not hang");
+        self.unsettled = true;
+        self.stepped();
+        Ok(())
+    }
+
+    /// Whatever a killed writer left has been overwritten, or seen by everybody.
+    pub fn settled(&mut self) {
+        self.unsettled = false;
     }
 
     /// The name of a database for ATTACH.
@@ -122,7 +164,7 @@ impl Run {
 
     /// One statement, or several; a step.
     pub fn sql(&mut self, n: usize, sql: &str) -> Result<(), Failed> {
-        let (_, c) = self.connections.get(&n).expect("an open connection");
+        let c = &self.connections.get(&n).expect("an open connection").connection;
         let done = c.execute_batch(sql);
         if done.is_err() && !c.is_autocommit() {
             // What an application does; SQLite may have done it already.
@@ -166,11 +208,11 @@ impl Run {
 
     fn stepped(&mut self) {
         self.world.publish();
-        let idle = self.connections.values().all(|(_, c)| c.is_autocommit());
+        let idle = self.connections.values().all(|o| o.connection.is_autocommit());
         let now = self.positions();
         if idle {
             // After a fault the log's end may be a transaction that failed, and stays until recovery.
-            let done = if self.tolerant {
+            let done = if self.tolerant || self.unsettled {
                 self.world.store.databases().iter().map(|db| (db.name().to_string(), db.pos())).collect()
             } else {
                 now.clone()
@@ -183,14 +225,14 @@ impl Run {
         }
         self.steps.fetch_add(1, Ordering::SeqCst);
         self.learned.after.push(now);
-        if self.look == Look::Compare && idle {
+        if self.look == Look::Compare && idle && !self.unsettled {
             self.compare();
         }
     }
 
     /// What the store exports is what SQLite has, byte for byte.
     fn compare(&mut self) {
-        for (name, _) in self.connections.values() {
+        for name in self.connections.values().map(|o| &o.db) {
             let db = self.world.db(name);
             // Without a shared wal-index time is the evidence (rule W8).
             for _ in 0..20 {
@@ -247,6 +289,15 @@ pub fn learn(disk: &SimDisk, options: Options, script: &Script) -> Learned {
     let (world, mut learned) = run.finish();
     learned.images = images;
     learned.committed = world.known().history;
+    // What a killed writer left complete in the wal may come back, too.
+    for step in &learned.after {
+        for (db, pos) in step {
+            let known = learned.committed.entry(db.clone()).or_default();
+            if !known.contains(pos) {
+                known.push(*pos);
+            }
+        }
+    }
     learned.after.push(world.store.databases().iter().map(|db| (db.name().to_string(), db.pos())).collect());
     learned
 }

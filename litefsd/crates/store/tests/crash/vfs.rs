@@ -21,7 +21,7 @@ use rusqlite::ffi;
 use rusqlite::{Connection, OpenFlags};
 
 use super::locks::Locks;
-use super::world::{Index, REGION, World};
+use super::world::{Hang, Index, REGION, World};
 
 const NAME: &CStr = c"litefs-sim";
 /// What `os_unix.c` says of an ordinary file system.
@@ -259,6 +259,9 @@ unsafe extern "C" fn delete(_vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sy
     // SAFETY: `name` is a string, as the interface says.
     let path = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
     let Some((world, name)) = split(&path) else { return ffi::SQLITE_IOERR_DELETE };
+    if world.hangs(Some(Hang::Delete)) {
+        return ffi::SQLITE_IOERR_DELETE;
+    }
     let removed = target(&world, name, false).and_then(|t| match t {
         Target::File(db, kind) => db.unlink(&world.caller(0), kind),
         Target::Super(db, suffix) => {
@@ -396,6 +399,7 @@ unsafe extern "C" fn write(
             data[offset as usize..end].copy_from_slice(buf);
             ffi::SQLITE_OK
         }
+        Body::Named(f) if f.world.hangs(None) => ffi::SQLITE_IOERR_WRITE,
         Body::Named(f) => {
             let r = match &f.target {
                 Target::File(db, kind) => {
@@ -416,6 +420,7 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: ffi::sqlite3_i
             data.resize(size as usize, 0);
             ffi::SQLITE_OK
         }
+        Body::Named(f) if f.world.hangs(None) => ffi::SQLITE_IOERR_TRUNCATE,
         Body::Named(f) => {
             let r = match &f.target {
                 Target::File(db, kind) => db.truncate(&f.world.caller(f.handle), *kind, size as u64),
@@ -431,6 +436,7 @@ unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, _flags: c_int) -> c_int 
     // SAFETY: as in `body`.
     match unsafe { body(file) } {
         Body::Temp(_) => ffi::SQLITE_OK,
+        Body::Named(f) if f.world.hangs(Some(Hang::Sync).filter(|_| f.is_wal())) => ffi::SQLITE_IOERR_FSYNC,
         Body::Named(f) => {
             let r = match &f.target {
                 Target::File(db, kind) => db.fsync(&f.world.caller(f.handle), *kind, &f.opened),
@@ -505,6 +511,10 @@ impl Named {
             self.locks.release(self.handle, Lock::Shared);
         }
         self.level = to;
+    }
+
+    fn is_wal(&self) -> bool {
+        matches!(self.target, Target::File(_, FileKind::Wal))
     }
 
     fn name(&self) -> String {

@@ -123,6 +123,15 @@ impl WriteGate for Gate {
     }
 }
 
+/// Where an application is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hang {
+    /// Waiting for the FSYNC of a wal.
+    Sync,
+    /// Before it removes a journal.
+    Delete,
+}
+
 /// How a world behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -156,6 +165,10 @@ pub struct World {
     pub oracle: Arc<Mutex<Oracle>>,
     /// The right to write.
     pub gate: Arc<Gate>,
+    /// Where the application that works now hangs for ever.
+    pub hang: Mutex<Option<Hang>>,
+    /// It hangs: none of its requests comes any more.
+    pub dead: AtomicBool,
     locks: Mutex<BTreeMap<String, Arc<Locks>>>,
     indexes: Mutex<BTreeMap<String, Arc<Index>>>,
     next_handle: AtomicU64,
@@ -186,6 +199,8 @@ impl World {
             options,
             oracle,
             gate,
+            hang: Mutex::new(None),
+            dead: AtomicBool::new(false),
             locks: Mutex::default(),
             indexes: Mutex::default(),
             next_handle: AtomicU64::new(1),
@@ -223,6 +238,11 @@ impl World {
         self.next_handle.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The number that was given last.
+    pub fn last_handle(&self) -> u64 {
+        self.next_handle.load(Ordering::Relaxed) - 1
+    }
+
     /// An application's request on a worker thread.
     pub fn caller(&self, handle: u64) -> Caller {
         Caller { own: false, may_block: true, pid: 1, handle: HandleId(handle) }
@@ -244,6 +264,14 @@ impl World {
             // A failure poisons the database: what follows shows it.
             let _ = db.publish_now();
         }
+    }
+
+    /// Whether a request is not made any more, because the application hangs before it.
+    pub fn hangs(&self, at: Option<Hang>) -> bool {
+        if at.is_some() && *self.hang.lock().unwrap() == at {
+            self.dead.store(true, Ordering::SeqCst);
+        }
+        self.dead.load(Ordering::SeqCst)
     }
 
     /// After each request.

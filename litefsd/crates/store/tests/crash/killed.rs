@@ -1,0 +1,105 @@
+//! Applications that are killed, and then the daemon or the power too.
+
+use litefs_store::sim_disk::SimDisk;
+
+use super::rollback::rows;
+use super::run::{Failed, Rules, Run, Script, matrix};
+use super::world::{Hang, Options};
+
+fn run(script: &Script) {
+    for eager in [true, false] {
+        let options = Options { eager, ..Options::default() };
+        let seen = matrix(&SimDisk::new(), options, Rules::default(), script);
+        eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
+    }
+}
+
+fn wal(r: &mut Run) -> Result<(), Failed> {
+    r.open(1, "db")?;
+    r.sql(
+        1,
+        "PRAGMA page_size=512; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0",
+    )?;
+    r.sql(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
+    r.sql(1, "INSERT INTO t VALUES(1, 'one')")
+}
+
+/// In FSYNC, with another connection alive: nobody ever sees it, the next writer overwrites it.
+fn overwritten(r: &mut Run) -> Result<(), Failed> {
+    wal(r)?;
+    r.open(2, "db")?;
+    r.sql(2, "PRAGMA synchronous=FULL; SELECT * FROM t")?;
+    r.hangs_at(1, Hang::Sync, &rows(10, 9, "never seen"))?;
+    r.kill(1)?;
+    r.sql(2, "INSERT INTO t VALUES(2, 'instead')")?;
+    r.settled();
+    r.sql(2, "INSERT INTO t VALUES(3, 'and on')")?;
+    r.sql(2, "PRAGMA wal_checkpoint(TRUNCATE)")?;
+    r.close(2)
+}
+
+#[test]
+fn in_fsync_while_another_lives() {
+    run(&overwritten);
+}
+
+/// In FSYNC, alone: the next opener recovers the wal and sees it.
+fn recovered(r: &mut Run) -> Result<(), Failed> {
+    wal(r)?;
+    r.hangs_at(1, Hang::Sync, &rows(10, 9, "seen by the next"))?;
+    r.kill(1)?;
+    r.open(2, "db")?;
+    r.sql(2, "PRAGMA synchronous=FULL; SELECT * FROM t")?;
+    r.settled();
+    r.sql(2, "INSERT INTO t VALUES(3, 'and on')")?;
+    r.close(2)
+}
+
+#[test]
+fn in_fsync_alone() {
+    run(&recovered);
+}
+
+/// With a hot journal: the next reader plays it back.
+fn hot(r: &mut Run, journal: &str) -> Result<(), Failed> {
+    r.open(1, "db")?;
+    r.sql(1, &format!("PRAGMA page_size=512; PRAGMA journal_mode={journal}; PRAGMA synchronous=EXTRA"))?;
+    r.durable = true;
+    r.sql(1, "PRAGMA cache_size=8; PRAGMA cache_spill=8; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
+    r.sql(1, &rows(10, 20, "there"))?;
+    r.sql(1, "DELETE FROM t WHERE id > 20")?;
+    r.sql(1, &format!("BEGIN; {} UPDATE t SET x = 'gone'", rows(100, 30, "spilled")))?;
+    r.kill(1)?;
+    r.open(2, "db")?;
+    r.sql(2, &format!("PRAGMA journal_mode={journal}; PRAGMA synchronous=EXTRA; SELECT count(*) FROM t"))?;
+    r.settled();
+    r.sql(2, "INSERT INTO t VALUES(3, 'and on')")?;
+    r.close(2)
+}
+
+#[test]
+fn with_a_hot_journal() {
+    run(&|r: &mut Run| hot(r, "DELETE"));
+    run(&|r: &mut Run| hot(r, "PERSIST"));
+}
+
+/// Between the FSYNC of the database and the end of the journal: the record is in the log already.
+fn at_the_commit_point(r: &mut Run) -> Result<(), Failed> {
+    r.open(1, "db")?;
+    r.sql(1, "PRAGMA page_size=512; PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA")?;
+    r.durable = true;
+    r.sql(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
+    r.sql(1, &rows(10, 9, "there"))?;
+    r.hangs_at(1, Hang::Delete, "UPDATE t SET x = 'not committed'")?;
+    r.kill(1)?;
+    r.open(2, "db")?;
+    r.sql(2, "PRAGMA synchronous=EXTRA; SELECT count(*) FROM t")?;
+    r.settled();
+    r.sql(2, "INSERT INTO t VALUES(3, 'and on')")?;
+    r.close(2)
+}
+
+#[test]
+fn before_the_journal_is_removed() {
+    run(&at_the_commit_point);
+}
