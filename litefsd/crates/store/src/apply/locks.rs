@@ -1,7 +1,7 @@
 //! Taking SQLite's locks in SQLite's order, by trying.
 //!
-//! Owns: the back-off, SHARED, the way to EXCLUSIVE, and the protocol of the "dead man switch". Does not
-//! own: what is done under them. Tested by everything in `tests/apply/`.
+//! Owns: the back-off, SHARED, the way to EXCLUSIVE, the way past readers of the WAL, and the protocol of the
+//! "dead man switch". Does not own: what is done under them. Tested by everything in `tests/apply/`.
 //!
 //! Order: SHARED on the database, then either RESERVED, PENDING, EXCLUSIVE, or DMS, WRITE, CKPT,
 //! RECOVER, READn. No lock of the index without SHARED: a connection in exclusive locking mode holds
@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use litefs_sqlite::lock_bytes::Lock;
+use litefs_sqlite::lock_bytes::{Lock, READ_MARKS};
 
 use super::{ApplyError, Blocker};
 use crate::own_mount::{FileKind, LockKind, OwnMount, Probe};
@@ -246,5 +246,62 @@ fn release(mount: &dyn OwnMount, keep_shared: bool) {
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
         release(self.mount, self.keep_shared);
+    }
+}
+
+/// CKPT and all read marks: with WRITE in hand too, nobody reads or writes through the index, and nobody
+/// can begin. Idle connections, which keep SHARED for ever, may stay. Released when dropped.
+pub(super) struct NoWalReaders<'m> {
+    mount: &'m dyn OwnMount,
+}
+
+impl<'m> NoWalReaders<'m> {
+    /// Everything or nothing at each try: a reader that finds all marks locked for long fails with
+    /// SQLITE_PROTOCOL, and one that finds some locked takes another.
+    pub(super) fn acquire(mount: &'m dyn OwnMount, deadline: Instant) -> Result<Self, ApplyError> {
+        let all = Self::still_held(mount);
+        let mut backoff = Backoff::new(deadline);
+        loop {
+            let Some(lock) = all.try_once()? else { return Ok(all) };
+            let blocker = blocker(mount, lock, LockKind::Exclusive);
+            all.release();
+            if !backoff.pause() {
+                return Err(ApplyError::Blocked(blocker));
+            }
+        }
+    }
+
+    /// The lock that could not be had.
+    fn try_once(&self) -> Result<Option<Lock>, ApplyError> {
+        for lock in Self::locks() {
+            if !try_lock(self.mount, lock, LockKind::Exclusive)? {
+                return Ok(Some(lock));
+            }
+        }
+        Ok(None)
+    }
+
+    fn locks() -> impl Iterator<Item = Lock> {
+        std::iter::once(Lock::WalCkpt).chain((0..READ_MARKS).map(Lock::WalRead))
+    }
+
+    /// For a redo: they are still held, or EXCLUSIVE is.
+    pub(super) const fn still_held(mount: &'m dyn OwnMount) -> Self {
+        Self { mount }
+    }
+
+    /// Keeps the locks: the database is half written.
+    pub(super) fn keep(self) {
+        std::mem::forget(self);
+    }
+
+    fn release(&self) {
+        Self::locks().for_each(|lock| unlock(self.mount, lock));
+    }
+}
+
+impl Drop for NoWalReaders<'_> {
+    fn drop(&mut self) {
+        self.release();
     }
 }

@@ -1,10 +1,10 @@
 //! Replacing a whole database: a snapshot, perhaps of another page size.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use litefs_types::{PageNo, PageSize};
 
-use super::locks::Exclusive;
+use super::locks::{Exclusive, NoWalReaders};
 use super::rollback_writer::{remove, write_image};
 use super::wal_writer::{WalSync, WalWriter, Written};
 use super::{ApplyError, PageSink, PageSource};
@@ -23,8 +23,13 @@ pub enum Replaced {
     AsFrames(Written),
 }
 
-/// Writes a whole image of `commit` pages: in place under EXCLUSIVE; or, if that cannot be had until the
-/// deadline, as frames, provided that `writer` is attached and the page size stays the same.
+/// How long EXCLUSIVE is tried for where something else does: an idle connection in WAL mode keeps SHARED for
+/// ever.
+const FILE_WAIT: Duration = Duration::from_millis(200);
+
+/// Writes a whole image of `commit` pages: in place under EXCLUSIVE. If that cannot be had and `writer` is
+/// attached: as frames, if the page size stays the same; else in place while nobody reads, if the image is
+/// in WAL mode too, so that connections that stay open go on rightly.
 ///
 /// `source` holds every page but the lock page. After [`ApplyError::Torn`] the database stays locked;
 /// call again with `redo` to repeat the write in place without waiting.
@@ -40,15 +45,24 @@ pub fn replace_all(
     mount.open(FileKind::Database, true).map_err(ApplyError::io("open the database"))?;
     let mut attached = writer.map(|w| w.lock_idle(mount, deadline)).transpose()?.filter(|s| s.attached);
     let have_shared = attached.is_some();
+    let as_frames = attached.as_deref().is_some_and(|state| state.page_size == page_size);
+    let beside_idle = have_shared && !as_frames && is_wal(source)?;
+    let file_deadline =
+        if as_frames || beside_idle { deadline.min(Instant::now() + FILE_WAIT) } else { deadline };
+    let mut no_readers = (redo && have_shared).then(|| NoWalReaders::still_held(mount));
     let lock = if redo {
         Ok(Exclusive::still_held(mount, have_shared))
     } else {
-        Exclusive::acquire(mount, have_shared, deadline)
+        Exclusive::acquire(mount, have_shared, file_deadline)
     };
     let lock = match (lock, attached.as_deref_mut()) {
-        (Ok(lock), _) => lock,
-        (Err(ApplyError::Blocked(_)), Some(state)) if state.page_size == page_size => {
+        (Ok(lock), _) => Some(lock),
+        (Err(ApplyError::Blocked(_)), Some(state)) if as_frames => {
             return state.write_tx(mount, source, commit, WalSync::No).map(Replaced::AsFrames);
+        }
+        (Err(ApplyError::Blocked(_)), Some(_)) if beside_idle => {
+            no_readers = Some(NoWalReaders::acquire(mount, deadline)?);
+            None
         }
         (Err(e), _) => return Err(e),
     };
@@ -68,7 +82,8 @@ pub fn replace_all(
         write_image(mount, &mut watched, page_size, commit)
     })();
     if let Err(e) = written {
-        lock.keep();
+        lock.into_iter().for_each(Exclusive::keep);
+        no_readers.into_iter().for_each(NoWalReaders::keep);
         return Err(ApplyError::Torn(Box::new(e)));
     }
     let Some(mut state) = attached else { return Ok(Replaced::InPlace { wal_mode }) };
@@ -77,9 +92,19 @@ pub fn replace_all(
         remove(mount, FileKind::Wal).map_err(ApplyError::io("remove the WAL"))?;
         remove(mount, FileKind::Shm).map_err(ApplyError::io("remove the WAL index"))?;
         state.detached();
-        lock.release_all();
+        lock.into_iter().for_each(Exclusive::release_all);
     }
     Ok(Replaced::InPlace { wal_mode })
+}
+
+/// Whether page 1 says WAL.
+fn is_wal(source: &mut dyn PageSource) -> Result<bool, ApplyError> {
+    let mut wal_mode = false;
+    let looked = Watched { source, wal_mode: &mut wal_mode }.for_each(&mut |_, _| Err(ApplyError::Cancelled));
+    match looked {
+        Ok(()) | Err(ApplyError::Cancelled) => Ok(wal_mode),
+        Err(e) => Err(e),
+    }
 }
 
 /// Notes the journal mode in passing.

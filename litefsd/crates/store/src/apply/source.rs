@@ -12,8 +12,7 @@ pub type PageSink<'a> = &'a mut dyn FnMut(PageNo, &[u8]) -> Result<(), ApplyErro
 /// Streamed: a transaction may be larger than memory. What fails in the source itself is
 /// [`ApplyError::Source`].
 pub trait PageSource {
-    /// Hands every page to `f`, and stops at its first error. Called at most once per apply, after all
-    /// locks were had.
+    /// Hands every page to `f`, and stops at its first error. Called again, it starts again.
     fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError>;
 }
 

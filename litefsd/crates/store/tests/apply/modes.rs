@@ -139,17 +139,27 @@ fn a_snapshot_replaces_the_database_in_place_or_as_frames() {
     assert!(matches!(replace(&snapshot, &p, 80), Ok(Replaced::AsFrames(_))));
     assert_eq!((c.one(CHECK), c.one("PRAGMA integrity_check")), ("ok|3".into(), "ok".into()));
 
-    // Another page size cannot be had as frames.
+    // Another page size cannot be had as frames, nor while somebody reads.
     let mut other = Primary::new(1024, "wal");
     for i in 0..7 {
         other.update(1..50 + i, 60);
     }
     let image = other.snapshot();
+    c.run("BEGIN");
+    assert_eq!(c.one(CHECK), "ok|3");
     let error = replace(&image, &other, 80).unwrap_err();
     assert_eq!(error.blocker().and_then(|b| b.pid), Some(c.pid()));
     assert_eq!(c.one(CHECK), "ok|3");
-    c.close();
+    c.run("COMMIT");
+    // Nor can WAL mode end while a connection is there, idle or not.
+    let mut rollback = Primary::new(1024, "delete");
+    let error = replace(&rollback.update(1..50, 60), &rollback, 80).unwrap_err();
+    assert_eq!(error.blocker().and_then(|b| b.pid), Some(c.pid()));
+    assert_eq!(c.one(CHECK), "ok|3");
+    // An idle one, which keeps SHARED, goes on with the new page size.
     assert_eq!(replace(&image, &other, 5000).unwrap(), Replaced::InPlace { wal_mode: true });
+    assert_eq!((c.one(CHECK), c.one("PRAGMA integrity_check")), ("ok|7".into(), "ok".into()));
+    c.close();
     assert_eq!(r.image(), other.image);
     let mut c = Client::new(Version::Bundled, &r.path());
     assert_eq!(c.one(CHECK), "ok|7");

@@ -48,7 +48,7 @@ fn a_reader_that_stays_is_named_and_one_that_left_sees_the_new_state() {
 }
 
 #[test]
-fn pending_is_held_for_a_bounded_time() {
+fn pending_is_held_for_a_bounded_time_alone() {
     let (mut p, r) = (Primary::new(1024, "delete"), Replica::new());
     let first = p.update(1..50, 50);
     apply(&r, &p, &first, soon()).unwrap();
