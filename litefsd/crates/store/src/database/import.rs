@@ -20,7 +20,7 @@ use super::files::{Caller, HandleId};
 use super::{Database, Inner, JournalMode, JournalState, Pending};
 use crate::apply::locks::Exclusive;
 use crate::apply::wal_writer::WalWriter;
-use crate::apply::{ApplyError, PageSource, replace_all};
+use crate::apply::{ApplyError, PageSource, Replaced, replace_all};
 use crate::disk::{Disk, DiskFile, Op, OpenHow};
 use crate::error::{Result, StoreError};
 use crate::notice::Change;
@@ -33,8 +33,6 @@ const DIRECT: Op = Op::new("import.direct");
 const DB_HEADER: usize = 100;
 /// How long an import waits for the database's locks before it reports who holds them.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// How long it waits where frames do as well: an idle connection in WAL mode keeps SHARED for ever.
-const FILE_WAIT: Duration = Duration::from_millis(200);
 /// Numbers the staged files of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -245,10 +243,11 @@ impl Database {
         }
         let CheckedImport { file, page_size, pages } = import;
         let source = Arc::clone(&file.file);
-        self.renew_counters(&*source)?;
         let _rewriting = self.rewriting();
         let held = self.hold_for_rewrite()?;
-        let done = self.import_held(&held, &*source, page_size, pages);
+        let done = self
+            .renew_counters(&*source)
+            .and_then(|()| self.import_held(&held, &*source, page_size, pages, replace));
         self.let_go(held, done.is_err());
         let pos = done?;
         self.announce()?;
@@ -261,6 +260,7 @@ impl Database {
         source: &dyn DiskFile,
         page_size: PageSize,
         pages: u32,
+        replace: bool,
     ) -> Result<Pos> {
         self.settle_under_lock()?;
         let (before, built) = {
@@ -268,6 +268,10 @@ impl Database {
             self.check_alive(&g)?;
             // The permit is checked again at the commit point: the wait for locks may have been long.
             self.require_permit("import")?;
+            if !replace && g.sums.page_count() != 0 {
+                // Somebody made the database while the copy was being written.
+                return Err(StoreError::Exists);
+            }
             let before = g.published;
             let all = (1..=pages).filter_map(PageNo::new).filter(|p| *p != page_size.lock_page());
             let at = all.map(|p| (p, PageAt::File(page_size.offset(p))));
@@ -278,12 +282,8 @@ impl Database {
         let Some(undo) = built.undo else { return Ok(before) };
         self.sync_log()?;
         let mut file = FilePages { file: source, page_size, pages };
-        let wait = match held {
-            Held::Wal(_) if built.page_size_before == Some(page_size) => FILE_WAIT,
-            _ => LOCK_WAIT,
-        };
-        match self.rewrite(held, &mut file, page_size, pages, wait) {
-            Ok(()) => {}
+        let in_file = match self.rewrite(held, &mut file, page_size, pages) {
+            Ok(in_file) => in_file,
             Err(StoreError::Apply(blocked @ ApplyError::Blocked(_))) => {
                 // Nothing was written: the record goes, durably, and the database is as before.
                 let mut g = self.lock();
@@ -303,10 +303,18 @@ impl Database {
                     self.poison(&mut g, format!("an import could not be written to the database: {e}"))
                 );
             }
-        }
+        };
         let mut g = self.lock();
         let pos = g.tip;
         self.publish_own(&mut g, pos, page_size, pages, built.timestamp);
+        if in_file {
+            g.complete_at = pos;
+        }
+        if matches!(held, Held::Exclusive) {
+            // A wal that was there went with the old content.
+            let _ = g.wal.removed();
+            self.wal_ended(&mut g);
+        }
         Ok(pos)
     }
 
@@ -376,15 +384,14 @@ impl Database {
         Ok(())
     }
 
-    /// Writes the new content into the files.
+    /// Writes the new content into the files. Whether it is in the database file, durably, and not in frames.
     fn rewrite(
         &self,
         held: &Held,
         source: &mut FilePages<'_>,
         page_size: PageSize,
         pages: u32,
-        wait: Duration,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let Some(own) = self.own() else {
             let opened = self.create_own(FileKind::Database)?;
             let file = &*opened.file;
@@ -394,17 +401,18 @@ impl Database {
             })?;
             file.set_len(DIRECT, page_size.file_size(pages))
                 .map_err(StoreError::io("size of the database"))?;
-            return file.sync_data(SYNC).map_err(StoreError::io("sync of the database"));
+            return file.sync_data(SYNC).map(|()| true).map_err(StoreError::io("sync of the database"));
         };
         let (writer, redo) = match held {
             Held::Wal(w) => (Some(w), false),
             _ => (None, true),
         };
-        replace_all(&**own, writer, source, page_size, pages, Instant::now() + wait, redo)?;
-        Ok(())
+        let how = replace_all(&**own, writer, source, page_size, pages, Instant::now() + LOCK_WAIT, redo)?;
+        Ok(matches!(how, Replaced::InPlace { .. }))
     }
 
-    /// Makes open connections notice that everything changed: their caches go by the change counter.
+    /// Makes open connections notice that everything changed: their caches go by the change counter. A
+    /// database in WAL mode stays in WAL mode.
     fn renew_counters(&self, file: &dyn DiskFile) -> Result<()> {
         let step = StoreError::io;
         let mut current = [0u8; DB_HEADER];
@@ -419,6 +427,10 @@ impl Database {
             let mut new = DbHeader::parse(&head)
                 .map_err(|e| StoreError::Corrupt { what: "the imported file", reason: e.to_string() })?;
             new.set_change_counter(old.change_counter().max(new.change_counter()).wrapping_add(1));
+            if old.journal_mode() == JournalMode::Wal {
+                // Connections that stay open go on through the WAL, whatever the new page 1 says.
+                new.set_journal_mode(JournalMode::Wal);
+            }
             new.set_schema_cookie(old.schema_cookie().max(new.schema_cookie()).wrapping_add(1));
             file.write_all_at(HEADER, new.as_bytes(), 0).map_err(step("header of the imported file"))?;
         }
