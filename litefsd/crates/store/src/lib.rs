@@ -1,4 +1,7 @@
 //! Everything that touches the data directory.
+//!
+//! *Invariant:* a transaction is announced only when it is durable and SQLite shows it, and whatever a crash
+//! leaves on the disk leads back to the last state that was announced, or to a later one.
 
 pub mod apply;
 pub mod database;
