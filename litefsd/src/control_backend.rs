@@ -335,7 +335,7 @@ impl ControlBackend for DaemonControl {
         Ok(Export {
             pos: export.pos(),
             len: export.size(),
-            write: Box::new(move |out| export.write(out).map(|_| ()).map_err(std::io::Error::other)),
+            write: Box::new(move |out| export.write(&db, out).map(|_| ()).map_err(std::io::Error::other)),
         })
     }
 

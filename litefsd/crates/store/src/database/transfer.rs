@@ -38,12 +38,18 @@ impl Export {
     }
 
     /// Writes the SQLite file; the lock page is zeros. After an error what was written is worthless.
-    pub fn write(self, out: &mut dyn Write) -> Result<Pos> {
+    ///
+    /// `db` is the database that the copy is of: it hears of pages that its disk has lost.
+    pub fn write(self, db: &Database, out: &mut dyn Write) -> Result<Pos> {
         let pos = self.pos();
         let mut reader = self.snapshot.into_database();
         let mut buf = vec![0; CHUNK];
         loop {
-            let n = io::Read::read(&mut reader, &mut buf).map_err(StoreError::io("export"))?;
+            let n =
+                io::Read::read(&mut reader, &mut buf).map_err(|e| match e.downcast::<SnapshotError>() {
+                    Ok(e) => db.snapshot_error(e),
+                    Err(source) => StoreError::Io { what: "export", source },
+                })?;
             if n == 0 {
                 return Ok(pos);
             }
@@ -61,7 +67,7 @@ impl Database {
 
     /// Writes a consistent copy as a SQLite file.
     pub fn write_export(&self, out: &mut dyn Write) -> Result<Pos> {
-        self.export()?.write(out)
+        self.export()?.write(self, out)
     }
 
     /// Writes a snapshot as an LTX file of format 1 and returns its position. A dropped database is a

@@ -18,6 +18,7 @@
 //! the workspace's `golden_datadirs`.
 
 mod anomaly;
+mod foreign;
 mod journal;
 mod redo;
 mod snapshot;
@@ -193,6 +194,7 @@ fn attempt(
         disk.create_dir_all(OPEN, dir.dir()).map_err(disk_error("creation of the database's directory"))?;
         disk.sync_dir(SYNC_DIR, &layout.dbs()).map_err(disk_error("sync of the databases' directory"))?;
     }
+    foreign::set_aside_wrong_kinds(&**disk, layout, name, now, notes)?;
     spool::sweep(&**disk, &dir.spool()).map_err(disk_error("sweep of the spool directory"))?;
     go_import::convert(disk, &dir, now, notes)?;
     let mut r = Recovery::start(disk, layout, name, node_id, now)?;
@@ -243,11 +245,6 @@ impl Recovery {
         let Some(stamp) = self.sums_file.stamp().copied() else { return Ok(None) };
         let Some(id) = stamp.clean else { return Ok(None) };
         let tip = self.log.tip();
-        for leftover in [self.dir.journal(), self.dir.wal(), self.dir.snapshot()] {
-            if self.exists(&leftover)? {
-                return Ok(None);
-            }
-        }
         if stamp.sums_pos != tip || stamp.db_pos != tip || self.log.in_doubt()?.is_some() {
             return Ok(None);
         }
@@ -260,6 +257,12 @@ impl Recovery {
             self.note("the database file was changed while the daemon was stopped");
             self.suspect = true;
             return Ok(None);
+        }
+        self.set_aside_late_comers()?;
+        for leftover in [self.dir.journal(), self.dir.wal(), self.dir.snapshot()] {
+            if self.exists(&leftover)? {
+                return Ok(None);
+            }
         }
         let sums = self.sums_file.load().map_err(disk_error("read of the page sums"))?;
         let sums = sums.unwrap_or_else(|| PageSums::new(stamp.page_size.unwrap_or(PageSize::DEFAULT)));

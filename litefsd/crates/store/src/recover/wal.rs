@@ -27,11 +27,11 @@ use crate::log::{LogEntry, RecordKind, RecordMeta};
 const BUFFER: usize = 64 * 1024;
 
 /// The committed transactions of a wal.
-struct Wal {
+pub(super) struct Wal {
     file: Arc<dyn DiskFile>,
     page_size: PageSize,
     salt: [u32; 2],
-    transactions: Vec<Transaction>,
+    pub(super) transactions: Vec<Transaction>,
 }
 
 impl Recovery {
@@ -59,7 +59,7 @@ impl Recovery {
         Ok(!beyond.is_empty())
     }
 
-    fn read_wal(&mut self) -> Step<Option<Wal>> {
+    pub(super) fn read_wal(&mut self) -> Step<Option<Wal>> {
         let path = self.dir.wal();
         if !self.exists(&path)? {
             return Ok(None);
@@ -83,7 +83,7 @@ impl Recovery {
     }
 
     /// How many of the wal's transactions the log has, if its end names this wal.
-    fn known_by_offset(&self, wal: &Wal) -> Step<Option<usize>> {
+    pub(super) fn known_by_offset(&self, wal: &Wal) -> Step<Option<usize>> {
         let Some(tip) = self.log.tip().txid() else { return Ok(None) };
         let Some(e) = self.log.get(tip)? else { return Ok(None) };
         let Some(span) = e.ltx_header()?.wal.filter(|w| w.salt == wal.salt) else { return Ok(None) };
