@@ -16,7 +16,7 @@ use litefs_types::{Checksum, PageNo, Pos};
 
 use super::{Database, Inner, JournalMode, OwnIo};
 use crate::apply::wal_writer::{WalSync, WalWriter};
-use crate::apply::{ApplyError, PageSource, drop_files, replace_all, rollback_writer};
+use crate::apply::{ApplyError, PageSource, Replaced, drop_files, replace_all, rollback_writer};
 use crate::disk::Op;
 use crate::error::{Result, StoreError, with_causes};
 use crate::log::{LogEntry, RecordKind, RecordMeta};
@@ -143,8 +143,8 @@ impl Database {
             };
             self.log.append_spooled(meta, received, post)?;
         }
-        match self.write_applied(own_io, &header, &sums) {
-            Ok(()) => {}
+        let in_file = match self.write_applied(own_io, &header, &sums) {
+            Ok(in_file) => in_file,
             Err(e) if !half_written(&e) => {
                 // What readers see has not changed: it is asked for again.
                 if !foreign_drop {
@@ -159,11 +159,11 @@ impl Database {
                     format!("a received transaction could not be written to the database: {e}"),
                 ));
             }
-        }
+        };
         if foreign_drop {
             self.log.reset(pos, header.timestamp)?;
         }
-        self.applied(&header, &sums, pos, mode);
+        self.applied(&header, &sums, pos, mode, in_file);
         Ok(pos)
     }
 
@@ -213,10 +213,15 @@ impl Database {
         litefs_core::apply::plan(&g.sums, &plan, sums).map_err(|e| corrupt(e.to_string()))
     }
 
-    /// Brings a logged transaction into the files.
-    fn write_applied(&self, own_io: &mut OwnIo, header: &Header, sums: &[(PageNo, Checksum)]) -> Result<()> {
+    /// Brings a logged transaction into the files. Whether the database file holds it, durably.
+    fn write_applied(
+        &self,
+        own_io: &mut OwnIo,
+        header: &Header,
+        sums: &[(PageNo, Checksum)],
+    ) -> Result<bool> {
         if header.commit == 0 {
-            return self.drop_applied(own_io);
+            return self.drop_applied(own_io).map(|()| true);
         }
         let entry = self.log.get(header.max_txid)?.ok_or(StoreError::NotFound)?;
         let (known, pages) = {
@@ -225,7 +230,7 @@ impl Database {
         };
         let whole = pages == 0 || known != Some(header.page_size);
         let Some(own) = self.own().cloned() else {
-            return self.write_direct(&mut pages_of(entry), header);
+            return self.write_direct(&mut pages_of(entry), header).map(|()| true);
         };
         self.create_own(FileKind::Database)?;
         if whole {
@@ -234,23 +239,22 @@ impl Database {
                 let writer = own_io.writer.as_deref();
                 let mut pages = pages_of(entry.clone());
                 replace_all(&*own, writer, &mut pages, header.page_size, header.commit, deadline, redo)
-                    .map(|_| ())
+                    .map(|how| matches!(how, Replaced::InPlace { .. }))
             });
         }
         if self.lock().mode == JournalMode::Wal || own_io.writer.as_ref().is_some_and(|w| w.is_attached()) {
             let writer = self.attached(own_io)?;
+            // Before the first reader sees a frame: a checkpoint may copy it at once (rule C2), and then the
+            // database file has pages that the page sums do not know yet.
+            note_frames(&mut self.lock(), sums, header.commit);
             let written = writer.write_tx(&*own, &mut pages_of(entry), header.commit, WalSync::No)?;
-            let mut g = self.lock();
             if written.restarted {
+                let mut g = self.lock();
                 g.wal_versions.clear();
                 g.wal_sizes.clear();
+                note_frames(&mut g, sums, header.commit);
             }
-            // What a local PASSIVE checkpoint may copy (rule C2).
-            for (page, sum) in sums {
-                g.wal_versions.entry(*page).or_default().push(*sum);
-            }
-            g.wal_sizes.push(header.commit);
-            return Ok(());
+            return Ok(false);
         }
         // No page of the database file before the log explains it: a crash inside is redone from there.
         self.sync_log()?;
@@ -261,7 +265,7 @@ impl Database {
             } else {
                 rollback_writer::apply(&*own, &mut pages, header.page_size, header.commit, deadline)
             }
-            .map(|_| ())
+            .map(|_| true)
         })
     }
 
@@ -331,7 +335,14 @@ impl Database {
     }
 
     /// The transaction is in log and files: it is this database's state now.
-    fn applied(&self, header: &Header, sums: &[(PageNo, Checksum)], pos: Pos, mode: Option<JournalMode>) {
+    fn applied(
+        &self,
+        header: &Header,
+        sums: &[(PageNo, Checksum)],
+        pos: Pos,
+        mode: Option<JournalMode>,
+        in_file: bool,
+    ) {
         let mut g = self.lock();
         if header.commit == 0 {
             g.sums = PageSums::new(header.page_size);
@@ -348,6 +359,11 @@ impl Database {
         }
         self.counters.applied_after(self.env.now().millis().saturating_sub(header.timestamp.millis()));
         self.now_at(&mut g, header, pos);
+        if in_file {
+            g.complete_at = pos;
+            g.wal_versions.clear();
+            g.wal_sizes.clear();
+        }
         drop(g);
         self.show_listing(header.commit > 0);
         self.env.notice.changed(change_of(&self.name, header, pos));
@@ -359,6 +375,16 @@ impl Database {
         g.streamable = pos;
         g.published_pages = header.commit;
         g.last_timestamp = Some(header.timestamp);
+    }
+}
+
+/// Frames with these page sums are about to be in the wal.
+pub(super) fn note_frames(g: &mut Inner, sums: &[(PageNo, Checksum)], commit: u32) {
+    for (page, sum) in sums {
+        g.wal_versions.entry(*page).or_default().push(*sum);
+    }
+    if g.wal_sizes.last() != Some(&commit) {
+        g.wal_sizes.push(commit);
     }
 }
 

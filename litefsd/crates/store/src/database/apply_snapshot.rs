@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use litefs_core::page_sums::PageSums;
 use litefs_types::Pos;
 
-use super::apply::{BUFFER, Incoming, LtxPages, change_of, half_written};
+use super::apply::{BUFFER, Incoming, LtxPages, change_of, half_written, note_frames};
 use super::{Database, JournalMode, OwnIo};
 use crate::apply::{Replaced, replace_all};
 use crate::disk::{Op, OpenHow};
@@ -41,15 +41,23 @@ impl Database {
             }
         }
         self.set_aside_diverged(pos)?;
-        self.keep_snapshot(received)?;
-        let mut source = LtxPages(|| Ok(received.reader()));
-        let mut as_frames = false;
-        if let Some(own) = self.own().cloned() {
+        let own = self.own().cloned();
+        if own.is_some() {
             self.create_own(FileKind::Database)?;
-            if self.lock().mode == JournalMode::Wal && self.lock().sums.page_count() > 0 {
+            let wal = {
+                let g = self.lock();
+                g.mode == JournalMode::Wal && g.sums.page_count() > 0
+            };
+            if wal {
                 // With WAL_WRITE in hand a reader that does not leave makes it frames instead.
                 self.attached(own_io)?;
             }
+        }
+        // The last step that may fail with nothing changed: from here on a restart applies the snapshot.
+        self.keep_snapshot(received)?;
+        let mut source = LtxPages(|| Ok(received.reader()));
+        let mut as_frames = false;
+        if let Some(own) = own {
             let replaced = self.wait_for_readers(|deadline, redo| {
                 let writer = own_io.writer.as_deref();
                 replace_all(&*own, writer, &mut source, header.page_size, header.commit, deadline, redo)
@@ -73,7 +81,10 @@ impl Database {
         } else {
             self.write_direct(&mut source, &header)?;
         }
-        self.log.reset(pos, self.env.now())?;
+        if let Err(e) = self.log.reset(pos, self.env.now()) {
+            // The files hold the snapshot, the log what it replaced: nothing may follow before recovery.
+            return Err(self.poison(&mut self.lock(), format!("the log could not start at a snapshot: {e}")));
+        }
         {
             let mut g = self.lock();
             g.sums = PageSums::new(header.page_size);
@@ -84,21 +95,19 @@ impl Database {
             g.wal_versions.clear();
             g.wal_sizes.clear();
             if as_frames {
-                for (page, sum) in &sums {
-                    g.wal_versions.entry(*page).or_default().push(*sum);
-                }
-                g.wal_sizes.push(header.commit);
+                note_frames(&mut g, &sums, header.commit);
             } else {
                 g.complete_at = pos;
             }
             self.now_at(&mut g, &header, pos);
         }
         self.wants_snapshot.store(false, Ordering::Release);
-        self.stamp(false)?;
         // Frames alone do not survive a power loss, and the log before them is gone.
-        own_io.snapshot_kept = as_frames;
-        if !as_frames {
-            self.forget_snapshot()?;
+        own_io.snapshot_kept = true;
+        // It is applied, whatever happens to the stamp: that is tried again.
+        let done = if as_frames { self.stamp(false) } else { self.forget_kept_snapshot(own_io) };
+        if let Err(e) = done {
+            tracing::warn!(db = %self.name, "the snapshot's file is kept for now: {e}");
         }
         self.show_listing(true);
         self.env.notice.changed(change_of(&self.name, &header, pos));
@@ -160,7 +169,17 @@ impl Database {
         disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir()).map_err(step("sync of the database's directory"))
     }
 
-    pub(super) fn forget_snapshot(&self) -> Result<()> {
+    /// The database file holds the snapshot: its page sums are stamped, and its own file goes.
+    pub(super) fn forget_kept_snapshot(&self, own_io: &mut OwnIo) -> Result<()> {
+        if own_io.snapshot_kept {
+            self.stamp(false)?;
+            self.forget_snapshot()?;
+            own_io.snapshot_kept = false;
+        }
+        Ok(())
+    }
+
+    fn forget_snapshot(&self) -> Result<()> {
         let disk = &*self.env.disk;
         disk.unlink(SNAPSHOT_UNLINK, &self.dir.snapshot())
             .map_err(StoreError::io("removal of the snapshot file"))?;

@@ -60,7 +60,7 @@ impl Database {
                 ));
             }
         }
-        self.preserve(Some(ps), offset, data.len() as u64)?;
+        self.preserve(offset, data.len() as u64)?;
         opened.file.write_all_at(CHECKPOINT_WRITE, data, offset).map_err(StoreError::io("checkpoint write"))
     }
 
@@ -98,7 +98,7 @@ impl Database {
         }
         let old = opened.file.len().map_err(StoreError::io("size of the database"))?;
         if size < old {
-            self.preserve(Some(ps), size, old - size)?;
+            self.preserve(size, old - size)?;
         }
         opened.file.set_len(CHECKPOINT_TRUNCATE, size).map_err(StoreError::io("truncation of the database"))
     }

@@ -96,7 +96,8 @@ impl Database {
         };
         let mut page = vec![0u8; ps.bytes()];
         let mut listed = Vec::with_capacity(pages.size_hint().0);
-        let mut changed = g.sums.page_count() != commit || g.page_size != Some(ps);
+        // A first transaction that was rolled back leaves nothing, not even a page size.
+        let mut changed = g.sums.page_count() != commit || (commit > 0 && g.page_size != Some(ps));
         for (no, at) in pages {
             read_page(source, at, &mut page)?;
             let sum = page_checksum(no, &page);

@@ -24,6 +24,10 @@ impl Database {
             return Err(StoreError::refused(libc::EBUSY, "the database is in use"));
         }
         self.settle_before_wal_end(caller)?;
+        // Not waited for: the kernel holds the directory for this request, and an import may need it.
+        let Some(_own_io) = self.try_lock_own() else {
+            return Err(StoreError::refused(libc::EBUSY, "the daemon itself is writing the database"));
+        };
         self.drop_locally()
     }
 
@@ -43,6 +47,15 @@ impl Database {
     fn drop_locally(&self) -> Result<()> {
         let mut g = self.lock();
         self.check_alive(&g)?;
+        // A `cp` under way ends with the name that it writes to.
+        g.import = None;
+        // What dead writers left: nobody has seen it, and it must not come back in the next database.
+        let from = g.wal.published_frames() + 1;
+        self.drop_prepared(&mut g, from)?;
+        if self.take_back_rollback(&mut g)? {
+            self.forget_for_good(&mut g)?;
+        }
+        self.end_of_journal(&mut g);
         if g.sums.page_count() == 0 {
             // Created, never written: there is no transaction to take back.
             drop(g);
@@ -76,8 +89,6 @@ impl Database {
         g.mode = JournalMode::Rollback;
         let _ = g.wal.removed();
         self.wal_ended(&mut g);
-        g.rollback.clear();
-        g.journal = super::JournalState::default();
         self.publish_own(&mut g, pos, page_size, 0, timestamp);
         g.complete_at = pos;
         drop(g);

@@ -103,10 +103,6 @@ impl Files {
             .as_ref()
             .is_some_and(|f| f.node == file.node)
     }
-
-    pub(super) fn forget(&self, kind: FileKind) {
-        self.slots.write().unwrap_or_else(PoisonError::into_inner)[slot(kind)] = None;
-    }
 }
 
 impl Database {
@@ -138,6 +134,10 @@ impl Database {
             done => return done,
         }
         let mut slots = self.files.slots.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(f) = &slots[slot(kind)] {
+            // Somebody else was first. A second number for the same file would hide writes from capture.
+            return if exclusive { Err(StoreError::Exists) } else { Ok(f.clone()) };
+        }
         let file = self
             .env
             .disk
@@ -253,7 +253,7 @@ impl Database {
     /// holds SQLite's locks and accounts for the change itself.
     fn own_write(&self, kind: FileKind, opened: &OpenedFile, offset: u64, data: &[u8]) -> Result<()> {
         if kind == FileKind::Database {
-            self.preserve(self.cow_page_size(), offset, data.len() as u64)?;
+            self.preserve(offset, data.len() as u64)?;
         }
         opened.file.write_all_at(OWN_WRITE, data, offset).map_err(StoreError::io("own write"))
     }
@@ -269,7 +269,7 @@ impl Database {
         }
         if caller.own {
             if kind == FileKind::Database {
-                self.preserve(self.cow_page_size(), size, u64::MAX - size)?;
+                self.preserve(size, u64::MAX - size)?;
             }
             return opened.file.set_len(OWN_TRUNCATE, size).map_err(StoreError::io("own truncation"));
         }
@@ -311,11 +311,16 @@ impl Database {
     }
 
     pub(super) fn remove_name(&self, kind: FileKind, op: Op) -> Result<()> {
-        self.files.forget(kind);
-        match self.env.disk.unlink(op, &self.path(kind)) {
-            Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(StoreError::Io { what: "removal of a database file", source }),
+        {
+            // Locked until the name is gone: who opened the file by it in between would be taken for the
+            // next file of that name.
+            let mut slots = self.files.slots.write().unwrap_or_else(PoisonError::into_inner);
+            match self.env.disk.unlink(op, &self.path(kind)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(StoreError::Io { what: "removal of a database file", source }),
+            }
+            slots[slot(kind)] = None;
         }
         self.dir_dirty.store(true, Ordering::Release);
         if matches!(kind, FileKind::Wal | FileKind::Shm | FileKind::Database)
@@ -348,11 +353,13 @@ impl Database {
     /// Makes creations and removals in the database's directory durable, if there were any.
     pub fn sync_dir(&self) -> Result<()> {
         // Cleared first: a name that is made during the sync marks the directory again.
-        if self.dir_dirty.swap(false, Ordering::AcqRel) {
-            self.env
-                .disk
-                .sync_dir(DIR_SYNC, self.dir.dir())
-                .map_err(StoreError::io("sync of the database's directory"))?;
+        if self.dir_dirty.swap(false, Ordering::AcqRel)
+            && let Err(source) = self.env.disk.sync_dir(DIR_SYNC, self.dir.dir())
+        {
+            // SQLite passes over this error, and a second sync that succeeds would prove nothing: the name of
+            // the wal may be lost in a power loss, so from now on the log is the witness.
+            self.names_in_doubt.store(true, Ordering::Release);
+            return Err(StoreError::Io { what: "sync of the database's directory", source });
         }
         Ok(())
     }

@@ -70,6 +70,7 @@ impl Database {
             name: name.clone(),
             dir,
             dir_dirty: AtomicBool::new(false),
+            names_in_doubt: AtomicBool::new(false),
             env: Arc::clone(env),
             log: Arc::new(found.log),
             files: Files::new(),
@@ -134,11 +135,6 @@ impl Database {
         g.settled().then_some(g.published)
     }
 
-    /// Page size for an own write: the file may be in the middle of a change of it.
-    pub(super) fn cow_page_size(&self) -> Option<litefs_types::PageSize> {
-        if self.cow_active.load(std::sync::atomic::Ordering::Acquire) { self.lock().page_size } else { None }
-    }
-
     /// Upkeep between transactions: checkpoint of a replica's WAL, stamp of the page sums, retention,
     /// a spare log segment.
     pub fn maintain(&self) -> Result<()> {
@@ -146,6 +142,12 @@ impl Database {
             return Ok(());
         }
         self.stamp(false)?;
+        if let Some(mut own_io) = self.try_lock_own()
+            && own_io.writer.is_none()
+        {
+            // A stamp failed when the snapshot was applied.
+            self.forget_kept_snapshot(&mut own_io)?;
+        }
         let floor = self.sums_file().floor();
         let age = self.env.settings.max_log_age.unwrap_or(Duration::MAX);
         let trimmed = self.log.trim(self.env.now(), age, self.env.settings.max_log_size, floor)?;

@@ -36,7 +36,7 @@ mod wal;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, Weak};
 use std::time::Instant;
 
 use litefs_core::capture::rollback::RollbackCapture;
@@ -70,6 +70,8 @@ pub struct Database {
     dir: DbLayout,
     /// A name was made or removed since the directory was last synced.
     dir_dirty: AtomicBool,
+    /// A sync of the directory failed: the wal may have no name after a power loss.
+    names_in_doubt: AtomicBool,
     env: Arc<Env>,
     log: Arc<Log>,
     files: Files,
@@ -271,6 +273,15 @@ impl Database {
         self.own_io.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, if nobody has it.
+    fn try_lock_own(&self) -> Option<MutexGuard<'_, OwnIo>> {
+        match self.own_io.try_lock() {
+            Ok(io) => Some(io),
+            Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// The own-mount client, if the mount is up.
     fn own(&self) -> Option<&Arc<dyn OwnMount>> {
         if let Some(own) = self.own.get() {
@@ -301,11 +312,10 @@ impl Database {
     }
 
     /// Saves what an active snapshot still needs of a database page that is about to be overwritten.
-    fn preserve(&self, page_size: Option<PageSize>, offset: u64, len: u64) -> Result<()> {
+    fn preserve(&self, offset: u64, len: u64) -> Result<()> {
         if !self.cow_active.load(Ordering::Acquire) {
             return Ok(());
         }
-        let Some(ps) = page_size else { return Ok(()) };
         let list = self.cow.read().unwrap_or_else(PoisonError::into_inner);
         if list.is_empty() {
             return Ok(());
@@ -313,21 +323,24 @@ impl Database {
         let Some(db) = self.files.current(crate::own_mount::FileKind::Database) else { return Ok(()) };
         let size = db.file.len().map_err(StoreError::io("size of the database file"))?;
         let end = offset.saturating_add(len).min(size);
-        let mut buf = vec![0; ps.bytes()];
-        let mut n = offset / u64::from(ps.get());
-        while n * u64::from(ps.get()) < end {
-            if let Some(page) = u32::try_from(n + 1).ok().and_then(PageNo::new)
-                && list.iter().any(|c| c.wants(page))
-            {
-                buf.fill(0);
-                db.file
-                    .read_at(&mut buf, ps.offset(page))
-                    .map_err(StoreError::io("read of a page that a snapshot still needs"))?;
-                for c in list.iter() {
+        let mut buf = Vec::new();
+        for c in list.iter().filter(|c| !c.is_done()) {
+            // The snapshot's own: what is being written may have another one.
+            let ps = c.page_size();
+            buf.resize(ps.bytes(), 0);
+            let mut n = offset / u64::from(ps.get());
+            while n * u64::from(ps.get()) < end {
+                if let Some(page) = u32::try_from(n + 1).ok().and_then(PageNo::new)
+                    && c.wants(page)
+                {
+                    buf.fill(0);
+                    db.file
+                        .read_at(&mut buf, ps.offset(page))
+                        .map_err(StoreError::io("read of a page that a snapshot still needs"))?;
                     c.preserve(page, &buf);
                 }
+                n += 1;
             }
-            n += 1;
         }
         Ok(())
     }

@@ -191,7 +191,9 @@ impl Database {
 
     /// Whether the log is durable up to what is published.
     pub(super) fn log_durable(&self, g: &Inner) -> bool {
-        self.log_durable_to(g.published)
+        // Frames that the daemon writes (a replica) are visible a moment before they are published.
+        let shown = if g.wal.generation().is_some() { g.published } else { self.log.tip() };
+        self.log_durable_to(shown)
     }
 
     pub(super) fn log_durable_to(&self, pos: Pos) -> bool {

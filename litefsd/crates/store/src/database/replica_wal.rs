@@ -99,13 +99,7 @@ impl Database {
             return Ok(());
         }
         self.lock().complete_at = at;
-        let mut own_io = self.lock_own();
-        if own_io.snapshot_kept {
-            self.stamp(false)?;
-            self.forget_snapshot()?;
-            own_io.snapshot_kept = false;
-        }
-        Ok(())
+        self.forget_kept_snapshot(&mut self.lock_own())
     }
 
     /// Before the mount goes: what frames hold is copied into the database file, so that the next start has

@@ -166,12 +166,12 @@ impl Database {
         let Some(ps) = g.page_size.or(g.journal.page_size) else {
             return Err(StoreError::broken("the journal's header has no page size"));
         };
-        self.preserve(g.page_size, offset, data.len() as u64)?;
-        opened.file.write_all_at(DB_WRITE, data, offset).map_err(StoreError::io("write of the database"))?;
+        self.preserve(offset, data.len() as u64)?;
+        // First: a write that fails may have changed a part.
         g.rollback.touch(offset, data.len() as u64, ps);
         g.dirty_seq += 1;
         g.dirty_synced = false;
-        Ok(())
+        opened.file.write_all_at(DB_WRITE, data, offset).map_err(StoreError::io("write of the database"))
     }
 
     /// A change of the database file's size.
@@ -191,7 +191,7 @@ impl Database {
         };
         let old = opened.file.len().map_err(StoreError::io("size of the database"))?;
         if size < old {
-            self.preserve(g.page_size, size, old - size)?;
+            self.preserve(size, old - size)?;
         }
         opened.file.set_len(DB_TRUNCATE, size).map_err(StoreError::io("truncation of the database"))?;
         g.rollback.truncate(size, ps);
@@ -304,7 +304,7 @@ impl Database {
     }
 
     /// Makes it durable that a prepared record is forgotten.
-    fn forget_for_good(&self, g: &mut Inner) -> Result<()> {
+    pub(super) fn forget_for_good(&self, g: &mut Inner) -> Result<()> {
         self.log.sync().map_err(|e| self.poison(g, format!("fsync of the log failed: {e}")))?;
         Ok(())
     }
@@ -371,7 +371,7 @@ impl Database {
         Ok(())
     }
 
-    fn end_of_journal(&self, g: &mut Inner) {
+    pub(super) fn end_of_journal(&self, g: &mut Inner) {
         g.rollback.clear();
         g.journal = JournalState::default();
         g.dirty_synced = false;

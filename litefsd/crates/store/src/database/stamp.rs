@@ -23,7 +23,7 @@ impl Database {
         let mut sums_file = self.sums_file();
         let (update, pos, db_pos) = {
             let mut g = self.lock();
-            if !g.prepared.is_empty() || g.prepared_rollback.is_some() || g.published.is_zero() {
+            if g.tip != g.published || g.published.is_zero() {
                 // The sums are ahead of the position; it is tried again.
                 return Ok(());
             }

@@ -4,11 +4,13 @@
 //! frame, before the reply. It is *published* only when the wal-index shows it (`publish`), never at
 //! FSYNC: a writer killed in FSYNC is overwritten by the next one.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use litefs_core::capture::{FrameTx, ReadAt, ReadFailed, WalEvent, frame_data_offset};
 use litefs_ltx::WalSpan;
 
+use super::apply::note_frames;
 use super::commit::{NewTx, Origin};
 use super::files::{Caller, OpenedFile};
 use super::{Database, Inner, Logged, Prepared};
@@ -162,12 +164,7 @@ impl Database {
         let new =
             NewTx { source: &*opened.file, page_size: ps, commit: tx.commit, origin: Origin::Wal(span) };
         let built = self.log_wal_pages(g, &new, frames)?;
-        for (page, sum) in &built.sums {
-            g.wal_versions.entry(*page).or_default().push(*sum);
-        }
-        if g.wal_sizes.last() != Some(&tx.commit) {
-            g.wal_sizes.push(tx.commit);
-        }
+        note_frames(g, &built.sums, tx.commit);
         g.prepared.push_back(Prepared {
             pos: g.tip,
             last_frame: tx.last,
@@ -291,6 +288,9 @@ impl Database {
             let mut g = self.lock();
             self.poison(&mut g, format!("fsync of the wal failed: {source}"));
             return Err(StoreError::Io { what: "fsync of the wal", source });
+        }
+        if self.names_in_doubt.load(Ordering::Acquire) {
+            self.sync_log()?;
         }
         let mut g = self.lock();
         if (g.wal.generation().map(|w| w.salt), g.wal_drops) == (mark.0, mark.1)

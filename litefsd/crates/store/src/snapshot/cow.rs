@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use litefs_core::page_sums::PageSums;
 use litefs_ltx::checksum::page_checksum;
-use litefs_types::PageNo;
+use litefs_types::{PageNo, PageSize};
 
 use crate::disk::{Disk, DiskFile, Op, OpenHow};
 
@@ -68,6 +68,11 @@ impl CopyOnWrite {
     #[cfg(test)]
     pub(super) fn set_memory(&mut self, bytes: usize) {
         self.memory = bytes;
+    }
+
+    /// Page size of the snapshot.
+    pub fn page_size(&self) -> PageSize {
+        self.sums.page_size()
     }
 
     /// Whether the snapshot may still need the file's content of this page: if not, the caller need not
