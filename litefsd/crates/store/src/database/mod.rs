@@ -23,6 +23,7 @@ mod drop;
 mod files;
 mod gate;
 mod import;
+mod leftover;
 mod lifecycle;
 mod publish;
 mod replica_wal;
@@ -31,6 +32,8 @@ mod stamp;
 mod super_journal;
 
 mod transfer;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod wal;
 

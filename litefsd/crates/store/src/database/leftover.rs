@@ -1,0 +1,93 @@
+//! Settling what a dead writer left in the wal: rule W9.
+//!
+//! Owns: the proof that nobody has seen the transaction, and its removal. Does not own: when to look
+//! ([`super::publish`]). Tested by the crash matrix of this crate (`killed`), and by `mount_crash`.
+
+use litefs_sqlite::lock_bytes::Lock;
+
+use super::Database;
+use super::publish::Evidence;
+use super::wal::Backing;
+use crate::error::{Result, StoreError};
+use crate::own_mount::{FileKind, LockKind, OwnMount};
+
+/// Bytes of a frame header.
+const FRAME_HEADER: u64 = 24;
+
+impl Database {
+    /// Rule W9: nobody shows this transaction. With WAL_WRITE in hand either the index covers it after
+    /// all, or its first frame is destroyed and it is dropped.
+    pub(super) fn settle_leftover(&self) -> Result<()> {
+        let Some(own) = self.own().cloned() else { return Ok(()) };
+        let _serial = self.lock_own();
+        if !own.open(FileKind::Shm, false).map_err(StoreError::io("open of the wal-index"))? {
+            return Ok(());
+        }
+        let Some(_held) = HeldWrite::take(&*own)? else { return Ok(()) };
+        self.resolve_with(Evidence::Index)?;
+        // Without a valid index nobody knows whether SQLite had shown it, and acknowledged it: the process may
+        // be gone, and the next one, which has just emptied the index, recovers it from the wal.
+        let Some(index) = self.read_index() else { return Ok(()) };
+        let at = {
+            let g = self.lock();
+            let Some(w) = g.wal.generation() else { return Ok(()) };
+            let ps = w.page_size;
+            let shown = index.salt == w.salt && index.mx_frame > g.wal.published_frames();
+            if g.prepared.is_empty() || shown {
+                return Ok(());
+            }
+            let frame = g.wal.published_frames() + 1;
+            litefs_core::capture::frame_data_offset(frame, ps) - FRAME_HEADER
+        };
+        let zeros = [0u8; FRAME_HEADER as usize];
+        own.open(FileKind::Wal, false).map_err(StoreError::io("open of the wal"))?;
+        own.write_all_at(FileKind::Wal, &zeros, at)
+            .map_err(StoreError::io("removal of an abandoned wal frame"))?;
+        let opened = self.backing(FileKind::Wal)?;
+        let mut g = self.lock();
+        let events = g
+            .wal
+            .wrote(at, &zeros, &mut Backing(&*opened.file))
+            .map_err(|e| StoreError::Corrupt { what: "the wal", reason: e.to_string() })?;
+        tracing::info!(db = %self.name, "removed a transaction that its writer abandoned before it became visible");
+        for event in events {
+            if let litefs_core::capture::WalEvent::Dropped { from_frame } = event {
+                self.drop_prepared(&mut g, from_frame)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SHARED on the database and WAL_WRITE, for as long as this lives.
+struct HeldWrite<'a> {
+    own: &'a dyn OwnMount,
+}
+
+impl<'a> HeldWrite<'a> {
+    /// `None` if somebody else is in the way; never waits.
+    fn take(own: &'a dyn OwnMount) -> Result<Option<Self>> {
+        let lock = |lock, kind| own.try_lock(lock, kind).map_err(StoreError::io("lock of the own mount"));
+        // SQLite's order: PENDING shields the step to SHARED from a writer that waits for readers.
+        if !lock(Lock::Pending, LockKind::Shared)? {
+            return Ok(None);
+        }
+        let shared = lock(Lock::Shared, LockKind::Shared);
+        own.unlock(Lock::Pending).map_err(StoreError::io("unlock of the own mount"))?;
+        if !shared? {
+            return Ok(None);
+        }
+        let held = Self { own };
+        if lock(Lock::WalWrite, LockKind::Exclusive)? { Ok(Some(held)) } else { Ok(None) }
+    }
+}
+
+impl Drop for HeldWrite<'_> {
+    fn drop(&mut self) {
+        for lock in [Lock::WalWrite, Lock::Shared] {
+            if let Err(e) = self.own.unlock(lock) {
+                tracing::error!("a lock on the own mount could not be released: {e}");
+            }
+        }
+    }
+}
