@@ -104,7 +104,8 @@ impl Site {
 }
 
 /// What the log says where no HTTP/2 answer came.
-const NO_ANSWER: [&str; 4] = ["error: request to primary: ", "HTTP/2 handshake", "no response", "error: connect to primary"];
+const NO_ANSWER: [&str; 4] =
+    ["error: request to primary: ", "HTTP/2 handshake", "no response", "error: connect to primary"];
 
 /// What is done to a right transaction.
 type Spoil = fn(&mut RawLtx);

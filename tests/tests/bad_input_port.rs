@@ -111,7 +111,9 @@ fn hostile_names_are_refused_and_leave_nothing() {
         assert_eq!((answer.status, answer.text().as_str()), (400, "name required\n"), "{path}");
     }
     // Odd, but names: they work, through every door.
-    for (coded, name) in [("%C3%A4%20%25%3D.db", "ä %=.db"), ("-rf", "-rf"), ("~", "~"), ("%E2%80%AE", "\u{202e}")] {
+    for (coded, name) in
+        [("%C3%A4%20%25%3D.db", "ä %=.db"), ("-rf", "-rf"), ("~", "~"), ("%E2%80%AE", "\u{202e}")]
+    {
         let answer = import(&primary, coded, &body);
         assert_eq!(answer.status, 200, "{name:?}: {}", answer.text());
         assert_eq!(once(primary.path("").join(name), "SELECT count(*) FROM t"), ["60"], "{name:?}");
@@ -193,7 +195,10 @@ fn bodies_that_are_no_databases_are_refused() {
     for size in [512, 65536] {
         let other = database(&scratch, size);
         assert_eq!(import(&primary, "wal", &other).status, 200, "{size}");
-        assert_eq!(once(primary.path("wal"), "PRAGMA page_size; SELECT count(*) FROM t"), [size.to_string(), "60".into()]);
+        assert_eq!(
+            once(primary.path("wal"), "PRAGMA page_size; SELECT count(*) FROM t"),
+            [size.to_string(), "60".into()]
+        );
         litefs_tests::image::assert_same(&primary, &replica, "wal", &scratch);
     }
     // On the replica nothing of it is even read.
@@ -338,7 +343,11 @@ fn clients_without_manners_hold_nobody_up() {
         ("settings of odd length", frame(5, 4, 0, 0, &[0; 5])),
         ("pings without number", [settings.clone(), frame(8, 6, 0, 0, &[7; 8]).repeat(20_000)].concat()),
         ("settings without number", settings.repeat(20_000)),
-        ("endless headers", [settings.clone(), frame(1, 1, 0, 1, &[0x82]), frame(4, 9, 0, 1, &[0x84; 4]).repeat(30_000)].concat()),
+        (
+            "endless headers",
+            [settings.clone(), frame(1, 1, 0, 1, &[0x82]), frame(4, 9, 0, 1, &[0x84; 4]).repeat(30_000)]
+                .concat(),
+        ),
         (
             "resets without number",
             [

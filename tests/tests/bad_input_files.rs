@@ -1,0 +1,501 @@
+//! Data directories that something else has had its hands on while the node was stopped: journals, WALs,
+//! databases, logs and sums that are rubbish, files where directories belong and the other way round,
+//! strays. The node starts, says what it found, keeps what it cannot use, and ends where its peers are.
+//! Needs root and /dev/fuse.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use litefs_tests::bad_input::{Before, assert_no_panic, names};
+use litefs_tests::faults::{files_below, flip_bit};
+use litefs_tests::image::assert_same;
+use litefs_tests::node::{Node, pair};
+use litefs_tests::rng::Rng;
+use litefs_tests::scratch::Scratch;
+use litefs_tests::session::once;
+use litefs_tests::watch::{Deadline, soak_factor};
+
+/// What must come of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    /// Nothing is lost: position and bytes as before.
+    Same,
+    /// The database file itself is gone or wrong: what was there is in `quarantine/`, and the log says so.
+    Kept,
+    /// Either is right (it depends on where the damage is); nodes agree.
+    Agrees,
+}
+
+type Damage = fn(&Path, &mut Rng);
+
+fn noise(path: &Path, len: usize, rng: &mut Rng) {
+    let bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+    fs::write(path, bytes).unwrap();
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let all = files_below(&dir.join("log"));
+    let all: Vec<PathBuf> =
+        all.into_iter().map(|(p, _)| p).filter(|p| p.extension().is_some_and(|e| e == "seg")).collect();
+    assert!(!all.is_empty(), "{}: no segment", dir.display());
+    all
+}
+
+fn in_the_way(path: &Path) {
+    if path.is_dir() {
+        fs::remove_dir_all(path).unwrap();
+        fs::write(path, b"a file where a directory belongs").unwrap();
+    } else {
+        let _ = fs::remove_file(path);
+        fs::create_dir(path).unwrap();
+        fs::write(path.join("inside"), b"a directory where a file belongs").unwrap();
+    }
+}
+
+/// A rollback journal with a right header (SQLite file format, section 3) and what follows.
+fn journal(path: &Path, records: u32, pages: u32, sector: u32, page_size: u32, tail: &[u8]) {
+    let mut b = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for n in [records, 0x1234_5678, pages, sector, page_size] {
+        b.extend(n.to_be_bytes());
+    }
+    b.resize(512, 0);
+    b.extend(tail);
+    fs::write(path, b).unwrap();
+}
+
+/// A WAL of another database, as SQLite left it.
+fn alien_wal(to: &Path) {
+    let dir = to.with_extension("alien");
+    fs::create_dir_all(&dir).unwrap();
+    let other = dir.join("other.db");
+    let mut s = litefs_tests::session::Session::open(&other);
+    s.exec("PRAGMA journal_mode=WAL; CREATE TABLE alien(x); INSERT INTO alien VALUES(zeroblob(9000))");
+    fs::copy(dir.join("other.db-wal"), to).unwrap();
+    s.close();
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Name, what must come of it, what is done to the database's directory.
+const CASES: &[(&str, Then, Damage)] = &[
+    ("a journal of noise", Then::Same, |d, r| noise(&d.join("journal"), 9000, r)),
+    ("an empty journal", Then::Same, |d, _| fs::write(d.join("journal"), b"").unwrap()),
+    ("a journal's magic and noise", Then::Same, |d, r| {
+        noise(&d.join("journal"), 9000, r);
+        let mut b = fs::read(d.join("journal")).unwrap();
+        b[..8].copy_from_slice(&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7]);
+        fs::write(d.join("journal"), b).unwrap();
+    }),
+    ("a hot journal without records", Then::Same, |d, _| journal(&d.join("journal"), 0, 9, 512, 4096, &[])),
+    ("a hot journal of wrong records", Then::Same, |d, _| {
+        journal(&d.join("journal"), 3, 9, 512, 4096, &[0x5A; 12_312]);
+    }),
+    ("a hot journal with another page size", Then::Same, |d, _| {
+        journal(&d.join("journal"), u32::MAX, u32::MAX, 512, 65536, &[1; 70_000]);
+    }),
+    ("a hot journal that empties the database", Then::Same, |d, _| {
+        journal(&d.join("journal"), 0, 0, 512, 4096, &[]);
+    }),
+    ("a journal with a sector of 2 GiB", Then::Same, |d, _| {
+        journal(&d.join("journal"), 1, 9, 1 << 31, 4096, &[1; 5000]);
+    }),
+    ("a wal of noise", Then::Same, |d, r| noise(&d.join("wal"), 50_000, r)),
+    ("an empty wal", Then::Same, |d, _| fs::write(d.join("wal"), b"").unwrap()),
+    ("a wal header alone", Then::Same, |d, _| {
+        alien_wal(&d.join("wal"));
+        fs::File::options().write(true).open(d.join("wal")).unwrap().set_len(32).unwrap();
+    }),
+    ("a wal of which the first frame is broken", Then::Same, |d, _| {
+        alien_wal(&d.join("wal"));
+        let mut b = fs::read(d.join("wal")).unwrap();
+        b[100] ^= 1;
+        fs::write(d.join("wal"), b).unwrap();
+    }),
+    ("the wal of another database", Then::Same, |d, _| alien_wal(&d.join("wal"))),
+    ("a wal index of noise", Then::Same, |d, r| noise(&d.join("shm"), 32_768, r)),
+    ("a wal index of 2 GiB", Then::Same, |d, _| {
+        fs::File::create(d.join("shm")).unwrap().set_len(2 << 30).unwrap();
+    }),
+    ("sums of noise", Then::Same, |d, r| noise(&d.join("sums"), 9000, r)),
+    ("no sums", Then::Same, |d, _| fs::remove_file(d.join("sums")).unwrap()),
+    ("empty sums", Then::Same, |d, _| fs::write(d.join("sums"), b"").unwrap()),
+    ("a snapshot of noise", Then::Same, |d, r| noise(&d.join("snapshot.ltx"), 9000, r)),
+    ("a spool full of noise", Then::Same, |d, r| {
+        fs::create_dir_all(d.join("spool/deep/er")).unwrap();
+        noise(&d.join("spool/x"), 9000, r);
+    }),
+    ("strays beside the database", Then::Same, |d, r| {
+        noise(&d.join("core.1234"), 900, r);
+        fs::create_dir(d.join("lost+found")).unwrap();
+        std::os::unix::fs::symlink("loop", d.join("loop")).unwrap();
+        noise(&d.join("log/README"), 900, r);
+        noise(&d.join("log/zzzzzzzzzzzzzzzz.seg"), 900, r);
+    }),
+    ("a segment of noise at the end", Then::Same, |d, r| {
+        noise(&d.join("log/00000000ffffffff.seg"), 70_000, r);
+    }),
+    ("an empty segment at the end", Then::Same, |d, _| {
+        fs::write(d.join("log/00000000ffffffff.seg"), b"").unwrap();
+    }),
+    ("the last segment cut", Then::Agrees, |d, _| {
+        let last = segments(d).pop().unwrap();
+        let file = fs::File::options().write(true).open(&last).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    }),
+    ("a bit of the log", Then::Agrees, |d, r| {
+        for seg in segments(d) {
+            flip_bit(&seg, 0, 20_000, r);
+        }
+    }),
+    ("the heads of all segments", Then::Agrees, |d, _| {
+        for seg in segments(d) {
+            let mut b = fs::read(&seg).unwrap();
+            let n = b.len().min(512);
+            b[..n].fill(0xEE);
+            fs::write(&seg, b).unwrap();
+        }
+    }),
+    ("no log", Then::Agrees, |d, _| fs::remove_dir_all(d.join("log")).unwrap()),
+    ("neither log nor sums", Then::Agrees, |d, _| {
+        fs::remove_dir_all(d.join("log")).unwrap();
+        fs::remove_file(d.join("sums")).unwrap();
+    }),
+    ("text in place of the database", Then::Kept, |d, _| {
+        fs::write(d.join("database"), b"this is no database\n".repeat(3000)).unwrap();
+    }),
+    ("noise in place of the database", Then::Kept, |d, r| noise(&d.join("database"), 40_960, r)),
+    ("a short database", Then::Kept, |d, _| fs::write(d.join("database"), b"SQLite fo").unwrap()),
+    ("a database without header", Then::Kept, |d, _| {
+        let mut b = fs::read(d.join("database")).unwrap();
+        b[..100].fill(0);
+        fs::write(d.join("database"), b).unwrap();
+    }),
+    ("a database cut in half", Then::Kept, |d, _| {
+        let b = fs::read(d.join("database")).unwrap();
+        fs::write(d.join("database"), &b[..b.len() / 2 + 100]).unwrap();
+    }),
+    ("a database with a tail", Then::Agrees, |d, _| {
+        let mut b = fs::read(d.join("database")).unwrap();
+        b.extend([7; 12_345]);
+        fs::write(d.join("database"), b).unwrap();
+    }),
+    ("no database", Then::Agrees, |d, _| fs::remove_file(d.join("database")).unwrap()),
+    ("an empty database", Then::Agrees, |d, _| fs::write(d.join("database"), b"").unwrap()),
+    ("a directory in place of the database", Then::Agrees, |d, _| in_the_way(&d.join("database"))),
+    ("a file in place of the log", Then::Agrees, |d, _| in_the_way(&d.join("log"))),
+    ("a directory in place of the sums", Then::Same, |d, _| in_the_way(&d.join("sums"))),
+    ("a directory in place of the journal", Then::Same, |d, _| in_the_way(&d.join("journal"))),
+    ("a directory in place of the wal", Then::Same, |d, _| in_the_way(&d.join("wal"))),
+    ("a directory in place of the wal index", Then::Same, |d, _| in_the_way(&d.join("shm"))),
+    ("a directory in place of a segment", Then::Agrees, |d, _| in_the_way(&segments(d).pop().unwrap())),
+    ("a directory in place of a snapshot", Then::Same, |d, _| in_the_way(&d.join("snapshot.ltx"))),
+    ("a file in place of the spool", Then::Same, |d, _| {
+        let _ = fs::remove_dir_all(d.join("spool"));
+        fs::write(d.join("spool"), b"").unwrap();
+    }),
+    ("transactions of the original that are noise", Then::Agrees, |d, r| {
+        fs::create_dir(d.join("ltx")).unwrap();
+        noise(&d.join("ltx/0000000000000001-0000000000000001.ltx"), 5000, r);
+        noise(&d.join("ltx/garbage"), 100, r);
+    }),
+    ("a file in place of the original's directory", Then::Same, |d, _| {
+        fs::write(d.join("ltx"), b"x").unwrap()
+    }),
+];
+
+const JOURNALS: [&str; 2] = ["wal", "delete"];
+
+fn fill(node: &Node, db: &str) {
+    once(
+        node.path(db),
+        &format!(
+            "PRAGMA journal_mode={db}; CREATE TABLE t(id INTEGER PRIMARY KEY, x);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)
+             INSERT INTO t(x) SELECT hex(randomblob(200)) FROM n"
+        ),
+    );
+}
+
+/// A copy of the data directory to which each case is done: the cases must not depend on each other.
+fn damage_and_start(node: &mut Node, saved: &Path, db: &str, damage: Damage, settle: bool, rng: &mut Rng) {
+    fs::remove_dir_all(&node.data).unwrap();
+    litefs_tests::faults::copy_tree(saved, &node.data);
+    if settle {
+        // Copied files are other files; after a start and a stop they are known again.
+        node.start().stop();
+    }
+    damage(&node.data.join("dbs").join(db), rng);
+    node.start();
+}
+
+fn quarantined(node: &Node) -> usize {
+    let dir = node.data.join("quarantine");
+    if dir.exists() { names(&dir).len() } else { 0 }
+}
+
+#[test]
+fn a_replica_with_damaged_files_ends_where_its_primary_is() {
+    let _deadline = Deadline::secs(400);
+    let scratch = Scratch::new("badrep");
+    let (primary, mut replica) = pair(&scratch);
+    for db in JOURNALS {
+        fill(&primary, db);
+        replica.sync_with(&primary, db);
+    }
+    replica.stop();
+    let saved = scratch.join("saved");
+    litefs_tests::faults::copy_tree(&replica.data, &saved);
+    let mut rng = Rng::new(Rng::seed_or(11));
+    for (what, then, damage) in CASES {
+        for db in JOURNALS {
+            let what = format!("{what} ({db})");
+            eprintln!("{what}");
+            let offset = replica.log_text().len();
+            damage_and_start(&mut replica, &saved, db, *damage, false, &mut rng);
+            for each in JOURNALS {
+                assert_same(&primary, &replica, each, &scratch);
+            }
+            // It is alive: what comes next arrives.
+            once(primary.path(db), "UPDATE t SET x=x||'.' WHERE id=1");
+            replica.sync_with(&primary, db);
+            // Its log may bring it back; what is not brought back is kept, with a word about it.
+            let text = replica.log_text();
+            let said = ["recovery", "set aside", "snapshot"].iter().any(|w| text[offset..].contains(w));
+            assert!(*then == Then::Same || said, "{what}: not a word of it\n{}", &text[offset..]);
+            assert!(replica.is_running(), "{what}");
+            assert_no_panic(&replica);
+            replica.stop();
+        }
+    }
+}
+
+#[test]
+fn a_primary_with_damaged_files_keeps_what_it_can_and_the_rest_aside() {
+    let _deadline = Deadline::secs(400);
+    let scratch = Scratch::new("badprim");
+    let (mut primary, mut replica) = pair(&scratch);
+    for db in JOURNALS {
+        fill(&primary, db);
+        replica.sync_with(&primary, db);
+    }
+    let before: Vec<Before> = JOURNALS.iter().map(|db| Before::of(&primary, db)).collect();
+    replica.stop();
+    primary.stop();
+    let (saved, saved_replica) = (scratch.join("saved"), scratch.join("saved-replica"));
+    litefs_tests::faults::copy_tree(&primary.data, &saved);
+    litefs_tests::faults::copy_tree(&replica.data, &saved_replica);
+    let mut rng = Rng::new(Rng::seed_or(12));
+    for (what, then, damage) in CASES {
+        for (n, db) in JOURNALS.into_iter().enumerate() {
+            let what = format!("{what} ({db})");
+            eprintln!("{what}");
+            let offset = primary.log_text().len();
+            let believable = ["another database", "empties"].iter().any(|w| what.contains(w));
+            damage_and_start(&mut primary, &saved, db, *damage, believable, &mut rng);
+            // The other database has nothing to do with it.
+            let other = 1 - n;
+            let same = |node: &Node, of: &Before| {
+                let exported = litefs_tests::http::export(node, &of.db);
+                node.pos(&of.db) == Some(of.pos) && exported == of.image
+            };
+            assert!(
+                same(&primary, &before[other]),
+                "{what}: the other database changed\n{}",
+                primary.log_tail(30)
+            );
+            let there = primary.path(db).exists();
+            let text = primary.log_text();
+            let new = &text[offset..];
+            if *then == Then::Same {
+                assert!(there && same(&primary, &before[n]), "{what}: lost something\n{new}");
+                assert_eq!(once(primary.path(db), "PRAGMA integrity_check"), ["ok"], "{what}");
+            } else if !there || !same(&primary, &before[n]) {
+                assert!(quarantined(&primary) > 0, "{what}: changed, and nothing was kept\n{new}");
+                assert!(
+                    new.contains("set aside") || new.contains("kept a copy"),
+                    "{what}: not a word\n{new}"
+                );
+            }
+            // Writable, or free to be made anew; and a replica gets to wherever that is.
+            if !there {
+                fill(&primary, db);
+            } else if same(&primary, &before[n]) {
+                once(primary.path(db), "UPDATE t SET x=x||'.' WHERE id=1");
+            }
+            fs::remove_dir_all(&replica.data).unwrap();
+            litefs_tests::faults::copy_tree(&saved_replica, &replica.data);
+            replica.start();
+            for each in JOURNALS {
+                if primary.path(each).exists() && each != db {
+                    assert_same(&primary, &replica, each, &scratch);
+                } else if primary.path(each).exists() {
+                    replica.sync_within(&primary, each, Duration::from_secs(20));
+                    let (a, b) = (
+                        litefs_tests::http::export(&primary, each),
+                        litefs_tests::http::export(&replica, each),
+                    );
+                    assert!(a == b, "{what}: nodes differ");
+                }
+            }
+            assert!(primary.is_running() && replica.is_running(), "{what}");
+            assert_no_panic(&primary);
+            assert_no_panic(&replica);
+            replica.stop();
+            primary.stop();
+        }
+    }
+}
+
+/// Bits flipped anywhere in a stopped replica, again and again.
+#[test]
+fn a_replica_heals_from_random_damage() {
+    let _deadline = Deadline::secs(90 + 60 * soak_factor());
+    let scratch = Scratch::new("bitrot");
+    let (primary, mut replica) = pair(&scratch);
+    for db in JOURNALS {
+        fill(&primary, db);
+        replica.sync_with(&primary, db);
+    }
+    let seed = Rng::seed_or(21);
+    let mut rng = Rng::new(seed);
+    for round in 0..12 * soak_factor() {
+        replica.stop();
+        let files = files_below(&replica.data.join("dbs"));
+        for _ in 0..rng.range(1, 8) {
+            let (path, size) = rng.pick(&files);
+            match rng.range(0, 4) {
+                _ if *size == 0 => {}
+                0 => {
+                    fs::File::options().write(true).open(path).unwrap().set_len(rng.range(0, *size)).unwrap()
+                }
+                _ => {
+                    flip_bit(path, 0, 0, &mut rng);
+                }
+            }
+        }
+        for db in JOURNALS {
+            once(primary.path(db), "UPDATE t SET x=x||'.' WHERE id=1");
+        }
+        replica.start();
+        for db in JOURNALS {
+            // A flipped page of a database that stopped cleanly is found when it is read (or exported).
+            let healed = litefs_tests::watch::within(Duration::from_secs(20), || {
+                let answer =
+                    litefs_tests::http::get(&replica, &format!("/export?name={db}"), Duration::from_secs(10));
+                let want = litefs_tests::http::export(&primary, db);
+                let healed = answer.is_ok_and(|a| a.status == 200 && a.body == want)
+                    && replica.pos(db) == primary.pos(db);
+                if !healed {
+                    once(primary.path(db), "UPDATE t SET x=x||'.' WHERE id=1");
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                healed
+            });
+            assert!(healed, "seed {seed}, round {round}: {db} stays damaged\n{}", replica.log_tail(30));
+            assert_same(&primary, &replica, db, &scratch);
+        }
+        assert_no_panic(&replica);
+    }
+}
+
+/// Strays beside the databases' directories, and names that no database has.
+#[test]
+fn strays_among_the_databases_are_left_alone() {
+    let _deadline = Deadline::secs(60);
+    let scratch = Scratch::new("strays");
+    let (mut primary, _replica) = pair(&scratch);
+    fill(&primary, "wal");
+    let before = Before::of(&primary, "wal");
+    primary.stop();
+    let dbs = primary.data.join("dbs");
+    fs::write(dbs.join("stray"), b"x").unwrap();
+    fs::write(dbs.join("stray.db"), b"x").unwrap();
+    std::os::unix::fs::symlink("/etc", dbs.join("link")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dbs.join("dangling")).unwrap();
+    for name in [&b"db-wal"[..], b"a\nb", b"\xff\xfe", b".primary", b"x-pos", b"x-mj0123459AB"] {
+        fs::create_dir(dbs.join(std::ffi::OsStr::from_bytes(name))).unwrap();
+    }
+    // What the original's bug with an empty name left (its next start failed for ever).
+    fs::create_dir(dbs.join("database")).unwrap();
+    fs::create_dir(dbs.join("ltx")).unwrap();
+    fs::create_dir(dbs.join("empty.db")).unwrap();
+    fs::write(primary.data.join("id"), b"0123456789ABCDEF\n").unwrap();
+    fs::write(primary.data.join("stray"), b"x").unwrap();
+    let strays = names(&dbs);
+    primary.start();
+    before.assert_unchanged(&mut primary, "strays", &scratch);
+    assert!(primary.log_text().contains("not a database directory"), "{}", primary.log_tail(20));
+    assert_eq!(names(&dbs), strays);
+    for (path, _) in files_below(&dbs) {
+        assert!(!path.ends_with("stray") || fs::read(&path).unwrap() == b"x");
+    }
+    // Names that strays occupy cannot be made, with an error; others can.
+    let made = fs::write(primary.path("stray.db"), b"x");
+    assert!(made.is_err(), "a database over a stray file");
+    fill(&primary, "delete");
+    assert_no_panic(&primary);
+    primary.stop().start();
+    before_names(&primary, &["delete", "wal"]);
+}
+
+fn before_names(node: &Node, want: &[&str]) {
+    let all = names(&node.mount);
+    for name in want {
+        assert!(all.iter().any(|n| n == name), "{all:?}");
+    }
+}
+
+/// What concerns the whole node and not one database: it does not start, and says what to do.
+#[test]
+fn a_data_directory_that_cannot_be_used_is_named_at_the_start() {
+    let _deadline = Deadline::secs(90);
+    let scratch = Scratch::new("nodir");
+    let mut primary = Node::primary(&scratch, "p");
+    primary.start();
+    fill(&primary, "wal");
+    let before = Before::of(&primary, "wal");
+    let mut second = Node::primary(&scratch, "q");
+    let data = primary.data.display().to_string();
+    second.set("data.dir", &data).spawn();
+    assert_ne!(second.wait_end(Duration::from_secs(20)), Some(0));
+    let text = second.log_text();
+    assert!(text.contains("another litefsd uses") && text.contains(&data), "{text}");
+    primary.stop();
+    let refused = |node: &mut Node, words: &[&str]| {
+        let offset = node.log_text().len();
+        node.spawn();
+        let code = node.wait_end(Duration::from_secs(20));
+        let text = node.log_text();
+        let new = &text[offset..];
+        assert!(code.is_some_and(|c| c != 0), "it started: {new}");
+        assert!(words.iter().all(|w| new.contains(w)), "{words:?} are not in: {new}");
+        assert!(!new.contains("panicked"), "{new}");
+        assert!(!node.is_mounted());
+    };
+    let id = primary.data.join("clusterid");
+    let good = fs::read(&id).unwrap();
+    for bad in [&b"rubbish"[..], b"", b"LFSC", b"\xff\xff", &[b'A'; 100_000]] {
+        fs::write(&id, bad).unwrap();
+        refused(&mut primary, &["clusterid"]);
+    }
+    fs::remove_file(&id).unwrap();
+    fs::create_dir(&id).unwrap();
+    refused(&mut primary, &["clusterid"]);
+    fs::remove_dir(&id).unwrap();
+    fs::write(&id, good).unwrap();
+    let dbs = primary.data.join("dbs");
+    fs::rename(&dbs, scratch.join("dbs")).unwrap();
+    fs::write(&dbs, b"x").unwrap();
+    refused(&mut primary, &["data directory"]);
+    fs::remove_file(&dbs).unwrap();
+    fs::rename(scratch.join("dbs"), &dbs).unwrap();
+    let lock = primary.data.join("lock");
+    let _ = fs::remove_file(&lock);
+    fs::create_dir(&lock).unwrap();
+    refused(&mut primary, &["lock"]);
+    fs::remove_dir(&lock).unwrap();
+    // After all of that: nothing lost.
+    primary.start();
+    before.assert_unchanged(&mut primary, "after refused starts", &scratch);
+}
