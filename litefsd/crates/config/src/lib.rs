@@ -1,6 +1,6 @@
 //! `litefs.yml`: finding it, reading it, and what its values mean.
 //!
-//! The path of a configuration: [`locate`] finds the file, [`env`] expands variables in its text,
+//! The path of a configuration: [`locate`] finds the file, [`mod@env`] expands variables in its text,
 //! [`yaml`] makes a tree that remembers lines and quoting, [`raw`] is the file as written with the
 //! original's defaults, [`settings`] is what the programs use. [`load`] does all of it.
 //!
