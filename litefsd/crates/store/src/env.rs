@@ -2,9 +2,10 @@
 //!
 //! Owns no database state.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
 use litefs_core::write_gate::WriteGate;
@@ -105,10 +106,42 @@ type Job = Box<dyn FnOnce() + Send>;
 /// more. Threads start when they are first needed.
 #[derive(Default)]
 pub(crate) struct SyncPool {
-    queue: OnceLock<Option<mpsc::SyncSender<Job>>>,
-    /// No threads: one after the other on the caller's thread, `true`: the one beside first.
-    #[cfg(any(test, feature = "sim"))]
-    pub(crate) serial: OnceLock<bool>,
+    queue: OnceLock<Option<Arc<Queue>>>,
+}
+
+/// Jobs, and a bell that wakes exactly one thread for each: every wake-up of another processor costs as
+/// much as a small fsync.
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<VecDeque<Job>>,
+    bell: Condvar,
+}
+
+impl Queue {
+    /// `false` if it is full.
+    fn push(&self, job: Job) -> bool {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.len() >= SYNC_QUEUE {
+            return false;
+        }
+        jobs.push_back(job);
+        drop(jobs);
+        self.bell.notify_one();
+        true
+    }
+
+    fn work(&self) {
+        loop {
+            let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut jobs =
+                self.bell.wait_while(jobs, |j| j.is_empty()).unwrap_or_else(PoisonError::into_inner);
+            let job = jobs.pop_front();
+            drop(jobs);
+            if let Some(job) = job {
+                job();
+            }
+        }
+    }
 }
 
 /// Threads of the pool: more concurrent fsyncs than this only queue up inside the disk.
@@ -117,25 +150,17 @@ const SYNC_THREADS: usize = 4;
 const SYNC_QUEUE: usize = 64;
 
 impl SyncPool {
-    fn queue(&self) -> Option<&mpsc::SyncSender<Job>> {
+    fn queue(&self) -> Option<&Arc<Queue>> {
         self.queue
             .get_or_init(|| {
-                let (tx, rx) = mpsc::sync_channel::<Job>(SYNC_QUEUE);
-                let rx = Arc::new(Mutex::new(rx));
+                let queue = Arc::new(Queue::default());
                 let mut started = 0;
                 for n in 0..SYNC_THREADS {
-                    let rx = Arc::clone(&rx);
-                    let run = move || loop {
-                        let job = rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                        match job {
-                            Ok(job) => job(),
-                            Err(_) => return,
-                        }
-                    };
-                    started +=
-                        usize::from(std::thread::Builder::new().name(format!("sync-{n}")).spawn(run).is_ok());
+                    let theirs = Arc::clone(&queue);
+                    let thread = std::thread::Builder::new().name(format!("sync-{n}"));
+                    started += usize::from(thread.spawn(move || theirs.work()).is_ok());
                 }
-                (started > 0).then_some(tx)
+                (started > 0).then_some(queue)
             })
             .as_ref()
     }
@@ -166,7 +191,7 @@ impl SyncPool {
                 let _ = tx.send(job.run());
             }
         });
-        let queued = self.queue().is_some_and(|q| q.try_send(job).is_ok());
+        let queued = self.queue().is_some_and(|q| q.push(job));
         let mine = here();
         // Not started yet (or never queued): take it back and run it here.
         let back = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
