@@ -107,6 +107,9 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub(crate) struct SyncPool {
     queue: OnceLock<Option<Arc<Queue>>>,
+    /// No threads: one after the other on the caller's thread, `true`: the one beside first.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) serial: OnceLock<bool>,
 }
 
 /// Jobs, and a bell that wakes exactly one thread for each: every wake-up of another processor costs as
