@@ -5,7 +5,7 @@ use std::path::Path;
 
 use litefs_ltx::checksum::database_checksum;
 use litefs_store::database::Database;
-use litefs_store::log::RecordKind;
+use litefs_store::log::{LogEntry, RecordKind};
 use litefs_store::sim_disk::{Crash, SimDisk};
 use litefs_types::{Checksum, Pos};
 use rusqlite::Connection;
@@ -150,7 +150,7 @@ fn in_bounds(db: &Database, bytes: &[u8], bounds: &Bounds<'_>, place: &str) {
     // changes nothing that SQLite shows.
     let tip = pos.txid().unwrap();
     let entry = db.log().get(tip).unwrap();
-    let before = entry.as_ref().map_or(zero, |e| e.pre());
+    let before = entry.as_ref().map_or(zero, LogEntry::pre);
     let plain = entry.is_some_and(|e| e.kind() == RecordKind::Plain);
     assert!(
         plain && (before.is_zero() || known.is_some_and(|k| k.contains(&before))),

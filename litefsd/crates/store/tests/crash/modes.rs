@@ -31,7 +31,8 @@ pub fn to_wal_and_back(r: &mut Run) -> Result<(), Failed> {
     r.sql(1, "INSERT INTO t VALUES(504, 'persist')")?;
     r.sql(1, "PRAGMA journal_mode=WAL")?;
     r.sql(1, "INSERT INTO t VALUES(505, 'wal')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 #[test]
@@ -49,7 +50,8 @@ pub fn page_size(r: &mut Run) -> Result<(), Failed> {
     r.sql(1, "PRAGMA page_size=1024; VACUUM")?;
     r.durable = false;
     r.sql(1, "PRAGMA journal_mode=WAL; INSERT INTO t VALUES(101, 'wal')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 #[test]

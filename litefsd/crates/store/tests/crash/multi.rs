@@ -22,8 +22,9 @@ pub fn both(r: &mut Run, journal: &str) -> Result<(), Failed> {
     r.sql(1, "INSERT INTO t VALUES(2, 'one alone')")?;
     r.sql(1, "BEGIN; DELETE FROM t WHERE id > 12; UPDATE two.t SET x = 'taken back'; ROLLBACK")?;
     r.sql(1, "BEGIN; INSERT INTO t VALUES(3, 'both'); UPDATE two.t SET x = 'again'; COMMIT")?;
-    r.close(1)?;
-    r.close(2)
+    r.close(1);
+    r.close(2);
+    Ok(())
 }
 
 fn run(journal: &'static str) {

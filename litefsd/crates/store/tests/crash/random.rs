@@ -5,7 +5,7 @@
 use litefs_store::sim_disk::SimDisk;
 
 use super::rollback::rows;
-use super::run::{Failed, Rules, Run, matrix, soak};
+use super::run::{Failed, Rules, Run, factor, matrix, soak};
 use super::world::Options;
 
 struct Random(u64);
@@ -60,11 +60,12 @@ fn history(run: &mut Run, seed: u64) -> Result<(), Failed> {
             0 => run.sql(1, &format!("PRAGMA journal_mode={}", r.of(&JOURNALS)))?,
             1 => run.sql(1, "VACUUM")?,
             2 => {
-                run.close(1)?;
+                run.close(1);
                 open(run, r)?;
             }
             3 => {
-                run.sql(1, &format!("PRAGMA wal_checkpoint({})", r.of(&["PASSIVE", "RESTART", "TRUNCATE"])))?
+                let how = r.of(&["PASSIVE", "RESTART", "TRUNCATE"]);
+                run.sql(1, &format!("PRAGMA wal_checkpoint({how})"))?;
             }
             4 => run.step(|w| {
                 w.store.tick();
@@ -76,14 +77,15 @@ fn history(run: &mut Run, seed: u64) -> Result<(), Failed> {
             _ => run.sql(1, &change(r))?,
         }
     }
-    run.close(1)
+    run.close(1);
+    Ok(())
 }
 
 #[test]
 fn histories() {
     let seeds: Vec<u64> = match std::env::var("CRASH_SEED").ok().and_then(|s| s.parse().ok()) {
         Some(one) => vec![one],
-        None => (0..if soak() { 200 } else { 4 }).collect(),
+        None => (0..if soak() { 10 * factor() } else { 3 }).collect(),
     };
     for seed in seeds {
         let options = Options {

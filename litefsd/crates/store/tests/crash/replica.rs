@@ -97,7 +97,8 @@ fn rollback_mode(r: &mut Run) -> Result<(), Failed> {
     r.sql(1, "VACUUM")?;
     r.sql(1, "PRAGMA page_size=1024; VACUUM")?;
     r.sql(1, "INSERT INTO t VALUES(100, 'other page size')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 fn wal_mode(r: &mut Run) -> Result<(), Failed> {
@@ -111,7 +112,8 @@ fn wal_mode(r: &mut Run) -> Result<(), Failed> {
     r.sql(1, "INSERT INTO t VALUES(100, 'delete')")?;
     r.sql(1, "PRAGMA journal_mode=WAL")?;
     r.sql(1, "INSERT INTO t VALUES(101, 'wal')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 fn dropped(r: &mut Run) -> Result<(), Failed> {
@@ -119,7 +121,7 @@ fn dropped(r: &mut Run) -> Result<(), Failed> {
     r.step(|w| w.db("db").drop_database().map(|_| ()))?;
     r.open(1, "db")?;
     r.sql(1, "PRAGMA page_size=512; PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
-    r.close(1)?;
+    r.close(1);
     r.step(|w| w.db("db").drop_database().map(|_| ()))
 }
 

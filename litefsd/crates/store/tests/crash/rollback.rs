@@ -40,7 +40,8 @@ pub fn small(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
         &format!("BEGIN; {} UPDATE t SET x = x || '.'; ROLLBACK", rows(100, 30, "spilled, taken back")),
     )?;
     r.sql(1, "UPDATE t SET x = 'last' WHERE id = 1")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 /// Pages that are never written, free pages overwritten, VACUUM.
@@ -54,7 +55,8 @@ pub fn sizes(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
     r.sql(1, &format!("PRAGMA cache_size=4; BEGIN; {} ROLLBACK", rows(200, 20, "free pages, taken back")))?;
     r.sql(1, "VACUUM")?;
     r.sql(1, "INSERT INTO t VALUES(900, 'last')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 fn run(script: fn(&mut Run, &str, &str) -> Result<(), Failed>, journal: &'static str, sync: &'static str) {

@@ -122,7 +122,7 @@ impl Run {
     }
 
     /// The process of connection `n` is killed: its locks are gone, nothing else happens. A step.
-    pub fn kill(&mut self, n: usize) -> Result<(), Failed> {
+    pub fn kill(&mut self, n: usize) {
         if let Some(open) = self.connections.remove(&n) {
             self.world.locks(&open.db).release_all(open.handle);
             std::mem::forget(open.connection);
@@ -130,19 +130,30 @@ impl Run {
         self.world.dead.store(false, Ordering::SeqCst);
         self.unsettled = true;
         self.stepped();
-        Ok(())
     }
 
     /// A commit whose writer never gets beyond its FSYNC of the wal, or its removal of the journal; kill it
     /// next. A step.
-    pub fn hangs_at(&mut self, n: usize, at: Hang, sql: &str) -> Result<(), Failed> {
+    pub fn hangs_at(&mut self, n: usize, at: Hang, sql: &str) {
         *self.world.hang.lock().unwrap() = Some(at);
         let done = self.connections[&n].connection.execute_batch(sql);
         *self.world.hang.lock().unwrap() = None;
         assert!(done.is_err(), "it did not hang");
         self.unsettled = true;
         self.stepped();
-        Ok(())
+    }
+
+    /// A statement that must fail. A step.
+    pub fn fails(&mut self, n: usize, sql: &str) {
+        let c = &self.connections[&n].connection;
+        assert!(c.execute_batch(sql).is_err(), "not refused: {sql}");
+        if !c.is_autocommit() {
+            let _ = c.execute_batch("ROLLBACK");
+        }
+        // Not compared: a connection opened without the role would make the daemon take its locks.
+        self.unsettled = true;
+        self.stepped();
+        self.unsettled = false;
     }
 
     /// Whatever a killed writer left has been overwritten, or seen by everybody.
@@ -156,10 +167,9 @@ impl Run {
     }
 
     /// Closes connection `n`; a step.
-    pub fn close(&mut self, n: usize) -> Result<(), Failed> {
+    pub fn close(&mut self, n: usize) {
         self.connections.remove(&n);
         self.stepped();
-        Ok(())
     }
 
     /// One statement, or several; a step.
@@ -307,6 +317,11 @@ fn seeds() -> u64 {
     if soak() { 12 } else { 2 }
 }
 
+/// How many times longer than usual; 1 in short runs.
+pub fn factor() -> u64 {
+    std::env::var("LITEFS_SOAK").map_or(1, |s| s.parse().unwrap_or(10))
+}
+
 /// Whether this is the long variant (`LITEFS_SOAK`, set by `make soak`).
 pub fn soak() -> bool {
     std::env::var_os("LITEFS_SOAK").is_some()
@@ -359,8 +374,7 @@ pub fn look(disk: &SimDisk, options: Options, rules: Rules, script: &Script, the
     let disk = disk.crash(Crash::KeepAll);
     let seen = Arc::new(Mutex::new(Seen::default()));
     look_again(&disk, options, rules, script, &learned, &seen, then);
-    let seen = std::mem::take(&mut *seen.lock().unwrap());
-    seen
+    std::mem::take(&mut *seen.lock().unwrap())
 }
 
 /// The second run, on a disk that was made ready for it.

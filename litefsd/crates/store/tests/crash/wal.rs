@@ -29,10 +29,11 @@ pub fn commits(r: &mut Run, sync: &str) -> Result<(), Failed> {
     r.sql(1, "INSERT INTO t VALUES(4, 'and on')")?;
     r.sql(1, "PRAGMA wal_checkpoint(TRUNCATE)")?;
     r.sql(1, "INSERT INTO t VALUES(5, 'after the truncation')")?;
-    r.close(1)?;
+    r.close(1);
     r.open(1, "db")?;
     r.sql(1, &format!("PRAGMA synchronous={sync}; INSERT INTO t VALUES(6, 'after the last close')"))?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 /// A reader keeps a checkpoint from finishing; savepoints rewrite frames in place; VACUUM shrinks.
@@ -57,8 +58,9 @@ pub fn readers(r: &mut Run, sync: &str) -> Result<(), Failed> {
     r.sql(1, "VACUUM")?;
     r.sql(1, "PRAGMA wal_checkpoint(RESTART)")?;
     r.sql(2, "INSERT INTO t VALUES(1, 'by the other')")?;
-    r.close(1)?;
-    r.close(2)
+    r.close(1);
+    r.close(2);
+    Ok(())
 }
 
 /// The only connection keeps the wal-index to itself.
@@ -68,7 +70,8 @@ pub fn exclusive(r: &mut Run, sync: &str) -> Result<(), Failed> {
     r.sql(1, &rows(10, 12, "rows"))?;
     r.sql(1, "PRAGMA wal_checkpoint(PASSIVE)")?;
     r.sql(1, "INSERT INTO t VALUES(2, 'restarted')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 /// Holds EXCLUSIVE, with the shared index.
@@ -80,7 +83,8 @@ pub fn exclusive_late(r: &mut Run, sync: &str) -> Result<(), Failed> {
     r.sql(1, "INSERT INTO t VALUES(2, 'restarted')")?;
     r.sql(1, "PRAGMA locking_mode=NORMAL; SELECT count(*) FROM t")?;
     r.sql(1, "INSERT INTO t VALUES(3, 'shared again')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 fn run(script: &Script, psow: bool) {

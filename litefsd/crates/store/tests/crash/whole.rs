@@ -54,11 +54,12 @@ pub fn imports(r: &mut Run) -> Result<(), Failed> {
     r.sql(1, "PRAGMA synchronous=FULL; INSERT INTO t VALUES(101, 'wal')")?;
     r.step(|w| import(w, &wal, true))?;
     r.sql(1, "INSERT INTO t VALUES(102, 'wal again')")?;
-    r.close(1)?;
+    r.close(1);
     r.step(|w| import(w, &large, true))?;
     r.open(1, "db")?;
     r.sql(1, "PRAGMA synchronous=EXTRA; INSERT INTO t VALUES(103, 'other page size')")?;
-    r.close(1)
+    r.close(1);
+    Ok(())
 }
 
 #[test]
@@ -88,7 +89,7 @@ pub fn drops(r: &mut Run) -> Result<(), Failed> {
     r.durable = false;
     r.sql(1, "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
     r.sql(1, "INSERT INTO t VALUES(1, 'a new one')")?;
-    r.close(1)?;
+    r.close(1);
     r.durable = true;
     r.step(|w| w.find("db")?.drop_database().map(|_| ()))?;
     r.step(|w| copy(w, &small))?;
@@ -125,7 +126,7 @@ pub fn upkeep(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
         r.step(tick)?;
     }
     r.sql(1, "DELETE FROM t WHERE id < 2")?;
-    r.close(1)?;
+    r.close(1);
     r.step(tick)?;
     r.step(|w| {
         w.store.close(Duration::ZERO, true);

@@ -37,7 +37,8 @@ impl Index {
     pub fn grow(&self, n: usize) {
         let mut r = self.regions.lock().unwrap();
         while r.len() < n {
-            r.push(Box::into_raw(Box::new([0u64; REGION / 8])) as usize);
+            let region: Box<[u64]> = vec![0; REGION / 8].into();
+            r.push(Box::into_raw(region).cast::<u64>() as usize);
         }
     }
 
@@ -79,7 +80,7 @@ impl Drop for Index {
         for r in self.regions.lock().unwrap().drain(..) {
             // SAFETY: from `Box::into_raw` of this type; every connection that knows the address holds an
             // `Arc` of this index.
-            drop(unsafe { Box::from_raw(r as *mut [u64; REGION / 8]) });
+            drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(r as *mut u64, REGION / 8)) });
         }
     }
 }
