@@ -1,7 +1,7 @@
 //! One database: its files, its capture state, its positions. The only writer of its directory.
 //!
-//! Entry points: the file operations in [`files`] (called by FUSE handlers), [`Database::apply`]
-//! (replication), [`Database::import`], and the publisher in [`publish`].
+//! Entry points: the file operations in `files` (called by FUSE handlers), [`Database::apply`]
+//! (replication), [`Database::import`], and the publisher in `publish`.
 //!
 //! Three positions, each at most the one before:
 //! *tip* – end of the log, the transaction is complete but nobody may have seen it;
