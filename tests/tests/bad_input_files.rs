@@ -291,7 +291,7 @@ fn a_primary_with_damaged_files_keeps_what_it_can_and_the_rest_aside() {
             let what = format!("{what} ({db})");
             eprintln!("{what}");
             let offset = primary.log_text().len();
-            let believable = ["another database", "empties"].iter().any(|w| what.contains(w));
+            let believable = ["another database", "empties", "snapshot of noise"].iter().any(|w| what.contains(w));
             damage_and_start(&mut primary, &saved, db, *damage, believable, &mut rng);
             // The other database has nothing to do with it.
             let other = 1 - n;
