@@ -26,6 +26,6 @@ if $cargo nextest --version >/dev/null 2>&1; then
     exec $cargo nextest run --workspace --locked "$@"
 fi
 if [ -n "$soak" ]; then
-    exec $cargo test -p litefs-tests --locked --test soak --test fuzz_parsers --test fuzz_port "$@" -- --include-ignored --test-threads 1
+    exec $cargo test -p litefs-tests --locked --test soak --test fuzz_parsers --test fuzz_storage --test fuzz_port "$@" -- --include-ignored --test-threads 1
 fi
 exec $cargo test --workspace --locked --no-fail-fast "$@"
