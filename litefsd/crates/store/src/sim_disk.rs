@@ -181,6 +181,12 @@ impl SimDisk {
                 c.apply(&mut tree);
             }
         }
+        // What was synced into a directory that is not there itself is not there either.
+        let whole = |tree: &BTreeMap<PathBuf, Node>, p: &Path| {
+            p.ancestors().skip(1).all(|d| d == Path::new("") || tree.get(d) == Some(&Node::Dir))
+        };
+        let lost: Vec<PathBuf> = tree.keys().filter(|p| !whole(&tree, p)).cloned().collect();
+        tree.retain(|p, _| !lost.contains(p));
         // A file without a name is gone: nobody has it open after a crash.
         let named: BTreeSet<usize> = tree
             .values()

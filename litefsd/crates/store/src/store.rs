@@ -68,7 +68,7 @@ impl Store {
     pub fn open(options: StoreOptions) -> Result<Arc<Self>> {
         let StoreOptions { disk, settings, node_id, gate, notice, on_anomaly } = options;
         let layout = DataLayout::new(settings.dir.clone());
-        disk.create_dir_all(DIR, &layout.dbs()).map_err(StoreError::io("creation of the data directory"))?;
+        make_directories(&*disk, &layout)?;
         let lock = lock_directory(&*disk, &layout)?;
         spool::sweep(&*disk, &layout.spool()).map_err(StoreError::io("sweep of the spool directory"))?;
         // A file of versions before 0.5 that named the node; ids are random per process since.
@@ -278,6 +278,24 @@ impl Store {
             }
         }
     }
+}
+
+/// Makes the directories, and makes it durable that they are there: what is synced within them counts only
+/// then.
+fn make_directories(disk: &dyn Disk, layout: &DataLayout) -> Result<()> {
+    let step = StoreError::io;
+    if disk.exists(DIR, &layout.dbs()).map_err(step("look at the data directory"))? {
+        return Ok(());
+    }
+    disk.create_dir_all(DIR, &layout.dbs()).map_err(step("creation of the data directory"))?;
+    disk.sync_dir(DIR, layout.root()).map_err(step("sync of the data directory"))?;
+    if let Some(parent) = layout.root().parent()
+        && let Err(e) = disk.sync_dir(DIR, parent)
+    {
+        // Perhaps not ours to read; then somebody else made the data directory in it.
+        tracing::debug!(dir = %parent.display(), "not synced: {e}");
+    }
+    Ok(())
 }
 
 /// Takes the directory for this process.

@@ -308,12 +308,13 @@ impl Recovery {
         if removed || pages > 0 || !pos.is_zero() {
             self.disk.sync_dir(SYNC_DIR, self.dir.dir()).map_err(disk_error("sync of the directory"))?;
         }
-        if self.remove(&self.dir.snapshot())? {
-            self.disk.sync_dir(SYNC_DIR, self.dir.dir()).map_err(disk_error("sync of the directory"))?;
-        }
         let update = self.sums_file.collect(&mut sums);
         if !(pos.is_zero() && self.sums_file.stamp().is_none()) {
             self.sums_file.write(update, pos, pos, None).map_err(disk_error("write of the page sums"))?;
+        }
+        // After the stamp: the old one speaks of a log that the snapshot replaced.
+        if self.remove(&self.dir.snapshot())? {
+            self.disk.sync_dir(SYNC_DIR, self.dir.dir()).map_err(disk_error("sync of the directory"))?;
         }
         let last_timestamp = match pos.txid() {
             Some(t) => match self.log.get(t)? {
