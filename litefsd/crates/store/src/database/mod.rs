@@ -31,9 +31,9 @@ mod rollback;
 mod stamp;
 mod super_journal;
 
-mod transfer;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod verify;
 mod wal;
 
