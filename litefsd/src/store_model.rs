@@ -216,8 +216,9 @@ impl DatabaseFiles for StoreDb {
             FileRef::SuperJournal(s) => {
                 self.gate_super_journal(&c)?;
                 // The commit point of all members: their records first.
+                let name = file.name_in_mount(self.db.name().as_str());
                 for member in self.store.databases() {
-                    if let Err(e) = member.ready_for_super_commit() {
+                    if let Err(e) = member.ready_for_super_commit(&name) {
                         return Err(answer(member.name().as_str(), "commit over several databases", &e));
                     }
                 }

@@ -284,7 +284,12 @@ impl Database {
     /// FSYNC of one file.
     pub fn fsync(&self, caller: &Caller, kind: FileKind, opened: &OpenedFile) -> Result<()> {
         if caller.own {
-            return opened.file.sync_data(OWN_SYNC).map_err(StoreError::io("own sync"));
+            return opened.file.sync_data(OWN_SYNC).map_err(|source| {
+                // A checkpoint or an apply of the daemon: what it wrote may be lost, and a second sync that
+                // succeeds would say nothing about it.
+                self.poison(&mut self.lock(), format!("fsync of the database failed: {source}"));
+                StoreError::Io { what: "own sync", source }
+            });
         }
         match kind {
             FileKind::Wal => self.fsync_wal(opened),

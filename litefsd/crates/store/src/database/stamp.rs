@@ -18,7 +18,7 @@ impl Database {
     /// Brings the sums file up to the published position. With `clean` nothing changes any more, and
     /// the next start trusts the database file by its size and times.
     ///
-    /// Order: log durable, database file durable up to what the stamp says, then sums, then stamp.
+    /// Order: log durable, database file and its name durable up to what the stamp says, then sums, then stamp.
     pub(super) fn stamp(&self, clean: bool) -> Result<()> {
         let mut sums_file = self.sums_file();
         let (update, pos, db_pos) = {
@@ -39,6 +39,8 @@ impl Database {
                     self.poison(&mut self.lock(), format!("fsync of the database failed: {source}"));
                     StoreError::Io { what: "sync of the database", source }
                 })?;
+                // Its name too: a replica's apply makes the file, and nobody syncs the directory.
+                self.sync_dir()?;
                 if clean {
                     id = Some(FileId::from(
                         f.file.metadata().map_err(StoreError::io("size of the database"))?,

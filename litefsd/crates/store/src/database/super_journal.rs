@@ -9,11 +9,13 @@ use litefs_types::DbName;
 
 use super::Database;
 use super::files::{Caller, FileAttr, OpenedFile};
+use super::wal::Backing;
 use crate::disk::{DiskFile, Op, OpenHow};
 use crate::error::{Result, StoreError};
+use litefs_sqlite::journal::super_journal::super_journal_name;
 use litefs_sqlite::lock_bytes::Lock;
 
-use crate::own_mount::{LockKind, Probe};
+use crate::own_mount::{FileKind, LockKind, Probe};
 
 const OPEN: Op = Op::new("super.open");
 const CREATE: Op = Op::new("super.create");
@@ -108,13 +110,17 @@ impl Database {
         Ok(())
     }
 
-    /// Makes the record of a transaction whose journal still stands durable, and refuses if it may not
-    /// commit: after the super-journal is gone it is too late for either.
-    pub fn ready_for_super_commit(&self) -> Result<()> {
+    /// If this database's journal names the super-journal `name` (its file name in the mount): makes the
+    /// record of the transaction durable, and refuses if it may not commit. After the super-journal is
+    /// gone it is too late for either.
+    pub fn ready_for_super_commit(&self, name: &str) -> Result<()> {
         {
             let mut g = self.lock();
             self.check_alive(&g)?;
             if !g.journal.live || !g.rollback.is_dirty() {
+                return Ok(());
+            }
+            if !self.names_super_journal(name)? {
                 return Ok(());
             }
             self.require_permit("commit of a transaction over several databases")?;
@@ -126,6 +132,15 @@ impl Database {
             }
         }
         self.sync_log()
+    }
+
+    /// Whether the journal ends with this super-journal's path.
+    fn names_super_journal(&self, name: &str) -> Result<bool> {
+        let journal = self.backing(FileKind::Journal)?.file;
+        let size = journal.len().map_err(StoreError::io("size of a journal"))?;
+        let path = super_journal_name(&mut Backing(&*journal), size)
+            .map_err(|_| StoreError::Corrupt { what: "a journal", reason: "its end cannot be read".into() })?;
+        Ok(path.is_some_and(|p| p.rsplit(|b| *b == b'/').next() == Some(name.as_bytes())))
     }
 
     /// Whether somebody holds RESERVED or EXCLUSIVE: what a super-journal's request must be covered by,
