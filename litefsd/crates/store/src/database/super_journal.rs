@@ -138,8 +138,10 @@ impl Database {
     fn names_super_journal(&self, name: &str) -> Result<bool> {
         let journal = self.backing(FileKind::Journal)?.file;
         let size = journal.len().map_err(StoreError::io("size of a journal"))?;
-        let path = super_journal_name(&mut Backing(&*journal), size)
-            .map_err(|_| StoreError::Corrupt { what: "a journal", reason: "its end cannot be read".into() })?;
+        let path = super_journal_name(&mut Backing(&*journal), size).map_err(|_| StoreError::Corrupt {
+            what: "a journal",
+            reason: "its end cannot be read".into(),
+        })?;
         Ok(path.is_some_and(|p| p.rsplit(|b| *b == b'/').next() == Some(name.as_bytes())))
     }
 
