@@ -399,6 +399,9 @@ pub fn look_again(
         let oracle = oracle.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let step = steps.load(Ordering::SeqCst);
         let n = turn.fetch_add(1, Ordering::Relaxed) + 1;
+        if std::env::var_os("CRASH_OPS").is_some() && moment == Moment::Before {
+            eprintln!("{n}: {op}, step {step}");
+        }
         let mut kinds = vec![Crash::KeepAll];
         if moment == Moment::Before {
             kinds.push(Crash::LoseAll);
@@ -467,6 +470,9 @@ fn interrupted(left: &SimDisk, options: Options, n: usize) -> SimDisk {
     let fault = [Fault::Stop, Fault::TornStop, Fault::StopAfter][n % 3];
     disk.arm(At::Nth(n * 13 % operations), fault);
     drop(World::open(&disk, options));
+    if std::env::var("CRASH_AT").is_ok_and(|at| at == n.to_string()) {
+        eprintln!("recovery {:?}\nstopped {:?} {:?}", whole.trace(), fault, disk.trace());
+    }
     disk.crash([Crash::KeepAll, Crash::LoseAll, Crash::Random(n as u64)][n / 4 % 3])
 }
 
