@@ -238,8 +238,9 @@ fn daemon(root: &Path) {
                 let own = mounted.own_mounts().make(&"db".parse().unwrap());
                 assert!(own.open(FileKind::Database, false).unwrap());
                 std::thread::spawn(move || {
+                    let data = vec![i; 65536];
                     loop {
-                        own.write_all_at(FileKind::Database, &[i; 65536], u64::from(i) << 20).unwrap();
+                        own.write_all_at(FileKind::Database, &data, u64::from(i) << 20).unwrap();
                     }
                 });
             }

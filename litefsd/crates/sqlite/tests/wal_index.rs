@@ -1,5 +1,7 @@
 //! The WAL index as real SQLite writes it, read and rebuilt by `shm` and `wal_index`.
 
+#![allow(clippy::unwrap_used)] // the lint knows `#[test]` functions, not their helpers
+
 use litefs_sqlite::shm::{CheckpointInfo, IndexHeader, PREFIX_LEN, READ_MARK_UNUSED};
 use litefs_sqlite::wal_index::{
     BLOCK_LEN, Changed, block_of, clean, entries_in, frames_before, insert, lookup, page_of,

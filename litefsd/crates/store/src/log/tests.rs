@@ -389,5 +389,5 @@ fn append_cost() {
             other += t.elapsed();
         }
     }
-    println!("append: {:?} each", (t.elapsed() - other) / n as u32);
+    println!("append: {:?} each", t.elapsed().saturating_sub(other) / n as u32);
 }

@@ -269,7 +269,7 @@ unsafe extern "C" fn delete(_vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sy
         Target::Super(db, suffix) => {
             // As the FUSE adapter does it.
             for member in world.store.databases() {
-                member.ready_for_super_commit(&name)?;
+                member.ready_for_super_commit(name)?;
             }
             db.unlink_super_journal(&suffix)
         }
