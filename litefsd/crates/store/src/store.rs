@@ -92,11 +92,10 @@ impl Store {
     }
 
     fn open_databases(&self, on_anomaly: OnAnomaly) -> Result<()> {
-        let entries = self
-            .env
-            .disk
-            .read_dir(LIST, &self.layout.dbs())
-            .map_err(StoreError::io("listing of the databases"))?;
+        let entries = self.env.disk.read_dir(LIST, &self.layout.dbs()).map_err(|e| StoreError::Corrupt {
+            what: "the data directory",
+            reason: format!("{} cannot be listed: {e}", self.layout.dbs().display()),
+        })?;
         let mut open = BTreeMap::new();
         for entry in entries {
             let name = entry.name.to_str().and_then(|s| DbName::from_str(s).ok());
