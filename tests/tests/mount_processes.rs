@@ -9,7 +9,7 @@ use litefs_tests::node::pair;
 use litefs_tests::rng::Rng;
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, Sqlite};
-use litefs_tests::watch::{Deadline, soak_factor};
+use litefs_tests::watch::{Deadline, soak_factor, within};
 
 const JOURNALS: [&str; 4] = ["DELETE", "TRUNCATE", "PERSIST", "WAL"];
 
@@ -71,11 +71,14 @@ fn crowd(journal: &str, writers: u32, readers: usize, seconds: u64) {
         std::thread::sleep(Duration::from_millis(rng.range(50, 600)));
         let victim = rng.range(0, writing.len() as u64) as usize;
         said.push(writing.swap_remove(victim).kill9());
-        // No lock of the dead one may stay: the new one must get through.
-        let mut fresh = start(next);
-        fresh.wait_for("ack", 1);
-        writing.push(fresh);
+        writing.push(start(next));
         next += 1;
+        // No lock of the dead one may stay: somebody must get through. Who, SQLite's busy handler leaves to
+        // chance: with readers all the time, one writer of a rollback database can lose for a minute.
+        let acks = |apps: &[App]| apps.iter().map(|a| a.count("ack")).sum::<usize>();
+        let before = acks(&writing);
+        let moved = within(Duration::from_secs(60), || acks(&writing) > before);
+        assert!(moved, "no writer commits after one was killed");
     }
     said.extend(writing.into_iter().map(App::stop));
     for app in checkpointers.into_iter().chain(reading) {
