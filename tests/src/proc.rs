@@ -9,6 +9,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// How long a killed process may take to end: a request that is under way ends first, and with it a sync of
+/// a disk that stalls.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
 static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 /// A running program; killed when the value goes.
@@ -78,7 +81,7 @@ impl Proc {
         self.signal(Signal::SIGKILL);
         self.signal(Signal::SIGCONT);
         assert!(
-            self.wait(Duration::from_secs(10)).is_some(),
+            self.wait(KILL_LIMIT).is_some(),
             "process {} does not die of SIGKILL: {}",
             self.pid(),
             where_it_sleeps(self.pid())

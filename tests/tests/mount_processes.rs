@@ -80,10 +80,11 @@ fn crowd(journal: &str, writers: u32, readers: usize, seconds: u64) {
         let moved = within(Duration::from_secs(60), || acks(&writing) > before);
         assert!(moved, "no writer commits after one was killed");
     }
-    said.extend(writing.into_iter().map(App::stop));
+    // The readers first: a writer that asks to stop ends its transaction, for which readers may have to leave.
     for app in checkpointers.into_iter().chain(reading) {
         app.stop();
     }
+    said.extend(writing.into_iter().map(App::stop));
     let acks = acknowledged(&said);
     let rows = check_ledger(&db, &acks);
     assert!(rows >= u64::from(writers), "{rows} transactions");
