@@ -201,6 +201,7 @@ impl Daemon {
             file_mode: settings.fuse.mode.map_or(0o666, |m| m as u16),
         };
         let options = MountOptions {
+            low_latency: settings.fuse.low_latency,
             dir: settings.fuse.dir.clone(),
             data_dir: settings.data.dir.clone(),
             allow_other: settings.fuse.allow_other,

@@ -84,6 +84,9 @@ impl<M: FileSystemModel> Adapter<M> {
     /// Counts a request, and logs it (`fuse.debug`).
     fn begin(&self, op: Op, req: &Request, ino: INodeNo, detail: &dyn std::fmt::Debug) {
         self.0.stats.count(op);
+        if let Some(low) = &self.0.low_latency {
+            low.request();
+        }
         tracing::trace!(op = op.label(), pid = req.pid(), uid = req.uid(), node = ino.0, ?detail);
     }
 

@@ -23,6 +23,7 @@ pub mod adapter;
 pub mod deferred;
 pub mod handles;
 pub mod invalidate;
+pub mod low_latency;
 pub mod model;
 pub mod mount;
 pub mod mount_point;

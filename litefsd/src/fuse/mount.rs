@@ -20,6 +20,7 @@ use nix::mount::{MntFlags, umount2};
 use super::adapter::{Adapter, MAX_IO};
 use super::guard::Guard;
 use super::invalidate::KernelCache;
+use super::low_latency::LowLatency;
 use super::model::{FileSystemModel, NodeView};
 use super::mount_point::{FS_NAME, MountPointError, detach, fusermount, mounted_at, prepare};
 use super::ops::{Core, Options};
@@ -50,6 +51,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Owner, group, mode.
     pub ownership: super::access::Ownership,
+    /// Keep processors awake during bursts of requests (`fuse.low-latency`).
+    pub low_latency: bool,
 }
 
 /// Why there is no mount.
@@ -120,8 +123,13 @@ pub fn mount_with<M: FileSystemModel>(
     if !nix::unistd::geteuid().is_root() {
         check_user_mount(options.allow_other)?;
     }
-    let core =
-        Core::new(model, view, Options { ownership: options.ownership, data_dir: options.data_dir.clone() });
+    let low_latency = options.low_latency.then(low_latency).flatten();
+    let core = Core::new(
+        model,
+        view,
+        Options { ownership: options.ownership, data_dir: options.data_dir.clone() },
+        low_latency,
+    );
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName(FS_NAME.into()), MountOption::Subtype(FS_NAME.into())];
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
@@ -156,6 +164,16 @@ pub fn mount_with<M: FileSystemModel>(
     set_readahead(&dir);
     tracing::info!(dir = %dir.display(), allow_other = options.allow_other, "mounted");
     Ok(Mounted { core, dir, own_mounts, session: Some(session) })
+}
+
+fn low_latency() -> Option<LowLatency> {
+    match LowLatency::start() {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(%error, "idle processors stay as they are: writes are slower on a virtual machine");
+            None
+        }
+    }
 }
 
 fn check_user_mount(allow_other: bool) -> Result<(), MountError> {

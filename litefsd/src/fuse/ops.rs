@@ -19,6 +19,7 @@ use super::deferred::Workers;
 use super::handles::Handles;
 use super::invalidate::KernelCache;
 use super::listing::Numbers;
+use super::low_latency::LowLatency;
 use super::model::{
     Backing, Caller, DatabaseFiles, FileSystemModel, ModelError, ModelResult, NodeView, OpenMode,
 };
@@ -65,6 +66,7 @@ pub struct Core<M: FileSystemModel> {
     pub(crate) cache: Arc<KernelCache<M::Db>>,
     pub(crate) numbers: Numbers,
     pub(crate) busy: Busy,
+    pub(crate) low_latency: Option<LowLatency>,
 }
 
 /// Answer to LOOKUP.
@@ -98,7 +100,12 @@ const fn errno<T>(e: i32) -> ModelResult<T> {
 
 impl<M: FileSystemModel> Core<M> {
     /// A mount that is not there yet.
-    pub fn new(model: Arc<M>, view: Arc<dyn NodeView>, options: Options) -> Arc<Self> {
+    pub fn new(
+        model: Arc<M>,
+        view: Arc<dyn NodeView>,
+        options: Options,
+        low_latency: Option<LowLatency>,
+    ) -> Arc<Self> {
         let (nodes, stats) = (Arc::new(Nodes::default()), Arc::new(Stats::default()));
         Arc::new(Self {
             model,
@@ -113,6 +120,7 @@ impl<M: FileSystemModel> Core<M> {
             stats,
             numbers: Numbers::default(),
             busy: Busy::default(),
+            low_latency,
         })
     }
 

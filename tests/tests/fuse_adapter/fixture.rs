@@ -31,6 +31,7 @@ pub struct Fixture {
 
 pub fn options(root: &Path, allow_other: bool) -> MountOptions {
     MountOptions {
+        low_latency: true,
         dir: root.join("mnt"),
         data_dir: root.join("data"),
         allow_other,

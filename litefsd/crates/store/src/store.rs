@@ -218,12 +218,11 @@ impl Store {
         }
     }
 
-    /// No threads of our own: transactions are published when [`Database::publish_now`] is called, and
-    /// what else would run in parallel runs one after the other (`beside_first`: the other one first).
-    /// For tests that stop at every disk operation, which must come in the same order every time.
+    /// No threads of our own: transactions are published when [`Database::publish_now`] is called. For
+    /// tests that stop at every disk operation, which must come in the same order every time.
     #[cfg(any(test, feature = "sim"))]
-    pub fn drive_by_hand(&self, beside_first: bool) {
-        let _ = self.env.syncers.serial.set(beside_first);
+    pub fn drive_by_hand(&self) {
+        self.env.by_hand.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Whether this node may commit now.

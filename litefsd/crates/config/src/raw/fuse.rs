@@ -13,6 +13,8 @@ pub struct Fuse {
     pub debug: bool,
     /// Ours: what a write on a replica gets, `busy` or `readonly`.
     pub replica_writes: String,
+    /// Ours: keep processors awake while requests come in quick succession.
+    pub low_latency: bool,
     /// Ours: owner of the files; the daemon's own if absent.
     pub uid: Option<u32>,
     /// Ours: group of the files; the daemon's own if absent.
@@ -28,6 +30,7 @@ impl Default for Fuse {
             allow_other: false,
             debug: false,
             replica_writes: "busy".to_owned(),
+            low_latency: true,
             uid: None,
             gid: None,
             mode: String::new(),
@@ -45,6 +48,7 @@ impl Section for Fuse {
         v.bool("allow-other", &mut self.allow_other);
         v.bool("debug", &mut self.debug);
         v.string("replica-writes", &mut self.replica_writes);
+        v.bool("low-latency", &mut self.low_latency);
         v.id("uid", &mut self.uid);
         v.id("gid", &mut self.gid);
         v.string("mode", &mut self.mode);

@@ -25,6 +25,8 @@ pub struct FuseSettings {
     pub debug: bool,
     /// Writes on a replica.
     pub replica_writes: ReplicaWrites,
+    /// Keep processors awake while requests come in quick succession.
+    pub low_latency: bool,
     /// Owner of the files; `None`: the daemon's user.
     pub uid: Option<u32>,
     /// Group of the files; `None`: the daemon's group.
@@ -59,6 +61,7 @@ pub(super) fn check(raw: &Fuse, c: &mut Checker<'_>) -> FuseSettings {
         allow_other: raw.allow_other,
         debug: raw.debug,
         replica_writes,
+        low_latency: raw.low_latency,
         uid: raw.uid,
         gid: raw.gid,
         mode,

@@ -14,7 +14,7 @@ use litefs_core::page_sums::PageSums;
 use litefs_ltx::{Decoder, Header};
 use litefs_types::{Checksum, PageNo, Pos};
 
-use super::{Database, Inner, JournalMode, OwnIo};
+use super::{Database, Inner, JournalMode, OwnIo, Version};
 use crate::apply::wal_writer::{WalSync, WalWriter};
 use crate::apply::{ApplyError, PageSource, Replaced, drop_files, replace_all, rollback_writer};
 use crate::disk::Op;
@@ -244,15 +244,16 @@ impl Database {
         }
         if self.lock().mode == JournalMode::Wal || own_io.writer.as_ref().is_some_and(|w| w.is_attached()) {
             let writer = self.attached(own_io)?;
+            let txid = header.max_txid.get();
             // Before the first reader sees a frame: a checkpoint may copy it at once (rule C2), and then the
             // database file has pages that the page sums do not know yet.
-            note_frames(&mut self.lock(), sums, header.commit);
+            note_frames(&mut self.lock(), sums, header.commit, txid);
             let written = writer.write_tx(&*own, &mut pages_of(entry), header.commit, WalSync::No)?;
             if written.restarted {
                 let mut g = self.lock();
                 g.wal_versions.clear();
                 g.wal_sizes.clear();
-                note_frames(&mut g, sums, header.commit);
+                note_frames(&mut g, sums, header.commit, txid);
             }
             return Ok(false);
         }
@@ -379,9 +380,13 @@ impl Database {
 }
 
 /// Frames with these page sums are about to be in the wal.
-pub(super) fn note_frames(g: &mut Inner, sums: &[(PageNo, Checksum)], commit: u32) {
+pub(super) fn note_frames(g: &mut Inner, sums: &[(PageNo, Checksum)], commit: u32, txid: u64) {
     for (page, sum) in sums {
-        g.wal_versions.entry(*page).or_default().push(*sum);
+        let versions = g.wal_versions.entry(*page).or_default();
+        // The psow copies and rewrites of a page repeat what it held.
+        if versions.last().is_none_or(|v| v.sum != *sum) {
+            versions.push(Version { sum: *sum, txid });
+        }
     }
     if g.wal_sizes.last() != Some(&commit) {
         g.wal_sizes.push(commit);

@@ -95,7 +95,7 @@ impl Database {
             g.wal_versions.clear();
             g.wal_sizes.clear();
             if as_frames {
-                note_frames(&mut g, &sums, header.commit);
+                note_frames(&mut g, &sums, header.commit, pos.txid_raw());
             } else {
                 g.complete_at = pos;
             }

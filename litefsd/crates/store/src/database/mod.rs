@@ -36,6 +36,7 @@ mod tests;
 mod transfer;
 mod verify;
 mod wal;
+mod warm;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +58,7 @@ pub use self::transfer::Export;
 use self::files::Files;
 use self::import::ImportSession;
 use self::rollback::{JournalState, PreparedRollback};
+use self::warm::WarmWal;
 use crate::apply::wal_writer::WalWriter;
 use crate::env::Env;
 use crate::error::{Result, StoreError};
@@ -146,8 +148,8 @@ struct Inner {
     /// The handle whose transaction is being written to the wal, and whether EXCLUSIVE alone covers it.
     wal_tx: Option<HandleId>,
     wal_tx_by_x: bool,
-    /// Page sums of every frame of this WAL generation: what a checkpoint may write (rule C2).
-    wal_versions: HashMap<PageNo, Vec<Checksum>>,
+    /// The versions of each page in frames of this WAL generation: what a checkpoint may write (rule C2).
+    wal_versions: HashMap<PageNo, Vec<Version>>,
     /// Page counts that transactions of this generation had: what a checkpoint may cut to (rule C4).
     wal_sizes: Vec<u32>,
     /// Frames of the current generation that an FSYNC of the wal covered.
@@ -156,6 +158,7 @@ struct Inner {
     wal_drops: u64,
     /// The WAL holds a commit that SQLite's own recovery would lose (rule W7): reset it.
     wal_needs_reset: bool,
+    warm: WarmWal,
     /// `published` when the database file last held everything (the WAL generation began).
     complete_at: Pos,
 
@@ -166,6 +169,8 @@ struct Inner {
     dirty_seq: u64,
     /// An FSYNC of the database file came after the last of those changes.
     dirty_synced: bool,
+    /// An FSYNC of the database file in this transaction was answered by a sync of the log instead.
+    log_synced_for_file: bool,
 
     import: Option<ImportSession>,
     /// Published, not yet streamable.
@@ -185,6 +190,14 @@ struct Prepared {
     /// X was held and no wal-index of this generation existed: rule W8.
     heap_index: bool,
     at: Instant,
+}
+
+/// A version of a page that frames of the wal hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    sum: Checksum,
+    /// The first transaction with this content; the log explains the page once it is durable up to here.
+    txid: u64,
 }
 
 /// The part of a prepared transaction that is in the log.

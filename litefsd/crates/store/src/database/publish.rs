@@ -23,7 +23,7 @@ use crate::own_mount::{FileKind, LockKind, Probe};
 const FIRST_LOOK: Duration = Duration::from_micros(50);
 /// Look while one transaction follows the other: they share a sync, and a thread that looks more often
 /// only takes time from those that commit.
-const BUSY_LOOK: Duration = Duration::from_micros(300);
+const BUSY_LOOK: Duration = Duration::from_millis(1);
 /// Longest pause between two looks while a writer may be in its FSYNC.
 const SLOW_LOOK: Duration = Duration::from_millis(10);
 /// A transaction that nobody shows for this long is a leftover of a dead writer: settle it (rule W9).
@@ -223,7 +223,7 @@ impl Database {
     /// Tells the publisher that there is work.
     pub(super) fn wake_publisher(&self) {
         #[cfg(any(test, feature = "sim"))]
-        if self.env.syncers.serial.get().is_some() {
+        if self.env.by_hand.load(Ordering::Relaxed) {
             return;
         }
         if !self.publisher.started.load(Ordering::Acquire) {
@@ -275,7 +275,7 @@ impl Database {
         self.publisher.idle.store(ringable, Ordering::SeqCst);
         let busy = pause.is_none() && {
             let g = self.lock();
-            self.check_alive(&g).is_ok() && (g.ask_index() || !g.pending.is_empty())
+            self.check_alive(&g).is_ok() && (g.ask_index() || !g.pending.is_empty() || g.warm.is_wanted())
         };
         // `inner` is free again: commits ring while they hold it.
         let mut bell = self.publisher.bell_lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -372,15 +372,20 @@ fn run(me: &Weak<Database>) {
         let db: Arc<Database> = db;
         // Before the look: who commits behind it rings, and a long pause does not begin.
         db.publisher.idle.store(pause > BUSY_LOOK, Ordering::SeqCst);
-        let (ask, oldest, pending, poisoned) = {
+        let (warm, ask, oldest, pending, poisoned) = {
             let g = db.lock();
             (
+                g.warm.is_wanted(),
                 g.ask_index(),
                 g.prepared.front().map(|p| p.at),
                 !g.pending.is_empty(),
                 db.check_alive(&g).is_err(),
             )
         };
+        if warm {
+            db.warm_wal_now();
+            continue;
+        }
         let nothing = (!ask && !pending) || poisoned;
         if nothing {
             pause = FIRST_LOOK;

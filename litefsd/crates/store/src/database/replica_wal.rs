@@ -6,10 +6,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use litefs_core::capture::{ReadAt, frame_data_offset};
-use litefs_types::{Checksum, PageNo};
+use litefs_types::{PageNo, Pos};
 
 use super::wal::Backing;
-use super::{Database, Inner, JournalMode, OwnIo};
+use super::{Database, Inner, JournalMode, OwnIo, Version};
 use crate::apply::ApplyError;
 use crate::apply::wal_writer::{WalPosition, WalWriter};
 use crate::error::{Result, StoreError};
@@ -21,7 +21,7 @@ const LEAVE_WAL: Duration = Duration::from_millis(50);
 const LEAVE_WAL_AGAIN: Duration = Duration::from_secs(1);
 
 /// The versions of each page that frames hold, and the database sizes that their transactions had.
-type FrameSums = (HashMap<PageNo, Vec<Checksum>>, Vec<u32>);
+type FrameSums = (HashMap<PageNo, Vec<Version>>, Vec<u32>);
 
 impl Database {
     /// The tracker goes on from frames that the daemon wrote (rule X3).
@@ -35,7 +35,7 @@ impl Database {
         g.wal_synced = 0;
         g.wal_needs_reset = at.chain_broken;
         // A checkpoint may copy any of them: the sums of what the frames hold.
-        let (versions, sizes) = match self.frame_sums(at) {
+        let (versions, sizes) = match self.frame_sums(at, g.tip) {
             Ok(known) => known,
             Err(e) => {
                 self.poison(g, format!("the wal could not be read back: {e}"));
@@ -46,8 +46,10 @@ impl Database {
         g.wal_sizes = sizes;
     }
 
-    fn frame_sums(&self, at: &WalPosition) -> Result<FrameSums> {
-        let mut versions = HashMap::<PageNo, Vec<Checksum>>::new();
+    fn frame_sums(&self, at: &WalPosition, tip: Pos) -> Result<FrameSums> {
+        // Which transaction a frame is of is not written in it: at the latest the last one.
+        let txid = tip.txid_raw();
+        let mut versions = HashMap::<PageNo, Vec<Version>>::new();
         let mut sizes = Vec::new();
         let Some(generation) = at.generation else { return Ok((versions, sizes)) };
         let opened = self.backing(FileKind::Wal)?;
@@ -59,10 +61,8 @@ impl Database {
             })?;
             let number = |i: usize| u32::from_be_bytes([frame[i], frame[i + 1], frame[i + 2], frame[i + 3]]);
             if let Some(page) = PageNo::new(number(0)) {
-                versions
-                    .entry(page)
-                    .or_default()
-                    .push(litefs_ltx::checksum::page_checksum(page, &frame[24..]));
+                let sum = litefs_ltx::checksum::page_checksum(page, &frame[24..]);
+                versions.entry(page).or_default().push(Version { sum, txid });
             }
             if number(4) != 0 {
                 sizes.push(number(4));

@@ -1,7 +1,8 @@
 //! Capture of rollback-journal transactions (DELETE, TRUNCATE, PERSIST): rules R1–R9.
 //!
 //! Disk order of a commit:
-//! 1. record with all changed pages → log, made durable in parallel with SQLite's FSYNC of the database;
+//! 1. record with all changed pages → log, made durable in place of SQLite's FSYNC of the database: a redo
+//!    from the log gives the same pages, and one sync of blocks that exist is what a commit costs;
 //! 2. the permit is checked;
 //! 3. the journal is finalised on disk (removed, cut, or its magic destroyed): the commit point;
 //! 4. reply to the application;
@@ -13,7 +14,7 @@
 
 use litefs_sqlite::db_header::DbHeader;
 use litefs_sqlite::journal::{JOURNAL_MAGIC, JournalHeader, is_live};
-use litefs_types::{Checksum, PageNo, PageSize, Pos, Timestamp};
+use litefs_types::{PageNo, PageSize, Pos, Timestamp};
 
 use super::commit::{NewTx, Origin, PageAt};
 use super::files::{Caller, OpenedFile};
@@ -200,32 +201,37 @@ impl Database {
         Ok(())
     }
 
-    /// FSYNC of the database: the transaction's record becomes durable beside it, not after it.
+    /// FSYNC of the database: what SQLite wants to survive is made durable in the log, which recovery
+    /// redoes into the file. The file itself is synced with the stamp of the page sums, seldom.
+    ///
+    /// Really synced is what the log does not hold: pages that a rollback put back, an import session.
     pub(super) fn fsync_database(&self, opened: &OpenedFile) -> Result<()> {
-        let (record, seq) = {
+        let (how, seq) = {
             let mut g = self.lock();
             self.check_alive(&g)?;
             let dirty = g.journal.live && g.rollback.is_dirty();
             // A failure here (a full disk) shows again at the finalise, which can refuse cleanly.
             let record = dirty && g.dirty_seq > 0 && matches!(self.prepare_rollback(&mut g), Ok(true));
-            (record, g.dirty_seq)
+            // Every page that a checkpoint wrote is one that the durable log explains (rule C3).
+            let checkpoint = !g.journal.live
+                && g.import.is_none()
+                && g.wal.generation().is_some()
+                && self.log_durable_to(g.published);
+            (if record { Need::Log } else if checkpoint { Need::Nothing } else { Need::File }, g.dirty_seq)
         };
-        let here = || opened.file.sync_data(DB_SYNC);
-        let (log, file) = if record {
-            let log = std::sync::Arc::clone(&self.log);
-            self.env.syncers.join(move || log.sync().map(|_| ()), here)
-        } else {
-            (Ok(()), here())
-        };
+        match how {
+            Need::Log => self.sync_log()?,
+            Need::Nothing => return Ok(()),
+            Need::File => {
+                if let Err(source) = opened.file.sync_data(DB_SYNC) {
+                    let mut g = self.lock();
+                    self.poison(&mut g, format!("fsync of the database failed: {source}"));
+                    return Err(StoreError::Io { what: "fsync of the database", source });
+                }
+            }
+        }
         let mut g = self.lock();
-        if let Err(source) = file {
-            self.poison(&mut g, format!("fsync of the database failed: {source}"));
-            return Err(StoreError::Io { what: "fsync of the database", source });
-        }
-        if let Err(e) = log {
-            self.poison(&mut g, format!("fsync of the log failed: {e}"));
-            return Err(e.into());
-        }
+        g.log_synced_for_file |= matches!(how, Need::Log);
         if g.dirty_seq == seq {
             g.dirty_synced = true;
         }
@@ -325,8 +331,9 @@ impl Database {
             self.forget_for_good(g)?;
             return Err(refused);
         }
-        if g.dirty_synced {
-            // Durable since the FSYNC of the database, unless the record was made again after it.
+        if g.dirty_synced || g.log_synced_for_file {
+            // Durable since the FSYNC of the database, unless the record was made again after it: then it also
+            // holds what that FSYNC was to make durable.
             if !self.log_durable_to(g.tip)
                 && let Err(e) = self.log.sync()
             {
@@ -375,14 +382,21 @@ impl Database {
         g.rollback.clear();
         g.journal = JournalState::default();
         g.dirty_synced = false;
+        g.log_synced_for_file = false;
         g.dirty_seq = 0;
         self.transaction_ended.notify_all();
     }
+}
 
-    /// The sum of a page that must equal a captured version (rule C2), for checkpoints.
-    pub(super) fn version_known(g: &Inner, page: PageNo, sum: Checksum) -> bool {
-        g.sums.get(page) == sum || g.wal_versions.get(&page).is_some_and(|v| v.contains(&sum))
-    }
+/// What an FSYNC of the database has to wait for.
+#[derive(Clone, Copy)]
+enum Need {
+    /// The transaction's record.
+    Log,
+    /// The file itself.
+    File,
+    /// All of it is in the durable log.
+    Nothing,
 }
 
 /// Whether a WRITE at the start of a live journal leaves its magic as it is.

@@ -30,7 +30,7 @@ fn store(primary: bool) -> Arc<Store> {
         on_anomaly: OnAnomaly::Primary,
     })
     .unwrap();
-    store.drive_by_hand(true);
+    store.drive_by_hand();
     store
 }
 

@@ -164,7 +164,8 @@ impl Database {
         let new =
             NewTx { source: &*opened.file, page_size: ps, commit: tx.commit, origin: Origin::Wal(span) };
         let built = self.log_wal_pages(g, &new, frames)?;
-        note_frames(g, &built.sums, tx.commit);
+        let txid = g.tip.txid_raw();
+        note_frames(g, &built.sums, tx.commit, txid);
         g.prepared.push_back(Prepared {
             pos: g.tip,
             last_frame: tx.last,
@@ -240,6 +241,7 @@ impl Database {
             return Err(StoreError::broken("truncation of committed wal frames"));
         }
         opened.file.set_len(TRUNCATE, size).map_err(StoreError::io("truncation of the wal"))?;
+        g.warm.cut(size);
         for event in g.wal.truncated(size) {
             self.wal_event(&mut g, opened, event, false)?;
         }
@@ -270,6 +272,7 @@ impl Database {
         g.wal_sizes.clear();
         g.wal_synced = 0;
         g.wal_needs_reset = false;
+        g.warm.cut(0);
         if g.settled() {
             g.complete_at = g.published;
         }

@@ -8,7 +8,7 @@ use super::world::Options;
 
 fn run(script: &Script) {
     for eager in [true, false] {
-        let options = Options { eager, log_first: eager, ..Options::default() };
+        let options = Options { eager, ..Options::default() };
         let seen = matrix(&SimDisk::new(), options, Rules::default(), script);
         eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
     }

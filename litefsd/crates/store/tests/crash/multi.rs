@@ -29,8 +29,8 @@ pub fn both(r: &mut Run, journal: &str) -> Result<(), Failed> {
 
 fn run(journal: &'static str) {
     let rules = Rules { together: true, ..Rules::default() };
-    for log_first in [false, true] {
-        let options = Options { log_first, ..Options::default() };
+    for eager in [true, false] {
+        let options = Options { eager, ..Options::default() };
         let seen = matrix(&SimDisk::new(), options, rules, &move |r| both(r, journal));
         let supers = seen.operations.iter().filter(|(op, _)| op.name() == "super.unlink").count();
         assert_eq!(supers, 1, "there is a super-journal: {seen:?}");

@@ -90,7 +90,6 @@ fn histories() {
     for seed in seeds {
         let options = Options {
             eager: seed % 2 == 0,
-            log_first: seed % 3 == 0,
             psow: seed % 5 != 0,
             ..Options::default()
         };

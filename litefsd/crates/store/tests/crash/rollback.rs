@@ -60,8 +60,8 @@ pub fn sizes(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
 }
 
 fn run(script: fn(&mut Run, &str, &str) -> Result<(), Failed>, journal: &'static str, sync: &'static str) {
-    for log_first in [false, true] {
-        let options = Options { log_first, eager: !log_first, ..Options::default() };
+    for eager in [true, false] {
+        let options = Options { eager, ..Options::default() };
         let rules = Rules { power_loss_may_break: sync == "OFF", ..Rules::default() };
         let seen = matrix(&SimDisk::new(), options, rules, &move |r| script(r, journal, sync));
         eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());

@@ -138,8 +138,6 @@ pub enum Hang {
 pub struct Options {
     /// Whether the publisher looks after each request, or only after statements.
     pub eager: bool,
-    /// Which of two parallel syncs comes first: that of the log?
-    pub log_first: bool,
     /// SQLite may believe that a sector's other bytes survive a torn write.
     pub psow: bool,
     /// Node may commit.
@@ -150,7 +148,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { eager: true, log_first: false, psow: true, primary: true, max_log_size: None }
+        Self { eager: true, psow: true, primary: true, max_log_size: None }
     }
 }
 
@@ -193,7 +191,7 @@ impl World {
             notice: Arc::new(Notice(Arc::clone(&oracle))),
             on_anomaly: if options.primary { OnAnomaly::Primary } else { OnAnomaly::Replica },
         })?;
-        store.drive_by_hand(options.log_first);
+        store.drive_by_hand();
         let world = Arc::new(Self {
             disk: disk.clone(),
             store,
