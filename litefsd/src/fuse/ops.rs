@@ -464,8 +464,14 @@ impl<M: FileSystemModel> Core<M> {
 /// Cache rules of an open file. Pages are kept between opens: whoever changes a file behind the
 /// kernel's back invalidates them. FLUSH is of use for the database file only (an error of an import
 /// by `cp` can be told there); locks are the kernel's own.
+///
+/// A journal is written once and normally never read: around the cache, because a cached write ends its
+/// request at each page that the kernel does not have whole.
 fn open_flags(file: FileRef, own: bool) -> FopenFlags {
-    let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
+    let mut flags = match file {
+        FileRef::Kind(FileKind::Journal) => FopenFlags::FOPEN_DIRECT_IO,
+        _ => FopenFlags::FOPEN_KEEP_CACHE,
+    };
     if own || file != FileRef::DATABASE {
         flags |= FopenFlags::FOPEN_NOFLUSH;
     }
