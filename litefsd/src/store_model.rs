@@ -35,13 +35,15 @@ impl Backing for StoreFile {
     }
 
     fn stat(&self) -> io::Result<FileStat> {
-        let m = self.opened.file.metadata()?;
-        Ok(FileStat { size: m.len, mtime: m.mtime, ino: self.opened.node })
+        let (size, mtime) = self.opened.stat()?;
+        Ok(FileStat { size, mtime, ino: self.opened.node })
     }
 
     fn set_len(&self, size: u64) -> io::Result<()> {
         const UNLINKED: Op = Op::new("fuse.truncate_unlinked");
-        self.opened.file.set_len(UNLINKED, size)
+        self.opened.file.set_len(UNLINKED, size)?;
+        self.opened.resized(size);
+        Ok(())
     }
 }
 

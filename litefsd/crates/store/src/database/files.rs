@@ -4,7 +4,7 @@
 //! lock of the database.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -62,6 +62,41 @@ pub struct OpenedFile {
     pub file: Arc<dyn DiskFile>,
     /// Which one it is.
     pub node: u64,
+    /// Bytes that were written to it, where the file itself is longer (`room`).
+    pub(super) written: Option<Arc<AtomicU64>>,
+}
+
+impl OpenedFile {
+    /// `len` bytes of it were written.
+    fn new(kind: FileKind, file: Arc<dyn DiskFile>, node: u64, len: u64) -> Self {
+        let written = (kind == FileKind::Wal).then(|| Arc::new(AtomicU64::new(len)));
+        Self { file, node, written }
+    }
+
+    /// Without a name in the mount's list, such as a super-journal.
+    pub(super) fn other(file: Arc<dyn DiskFile>, node: u64) -> Self {
+        Self { file, node, written: None }
+    }
+
+    /// Length and time of the last change, as `stat` shows them.
+    pub fn stat(&self) -> std::io::Result<(u64, SystemTime)> {
+        let m = self.file.metadata()?;
+        Ok((self.written.as_ref().map_or(m.len, |n| n.load(Ordering::Relaxed)), m.mtime))
+    }
+
+    /// Something was written, before the reply: the kernel must never be told a smaller size than it knows.
+    pub(super) fn grew(&self, offset: u64, len: usize) {
+        if let Some(n) = &self.written {
+            n.fetch_max(offset.saturating_add(len as u64), Ordering::Relaxed);
+        }
+    }
+
+    /// The file was cut, or made longer, to `size`.
+    pub fn resized(&self, size: u64) {
+        if let Some(n) = &self.written {
+            n.store(size, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What `stat` shows of a file.
@@ -121,7 +156,8 @@ impl Database {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NotFound),
             Err(source) => return Err(StoreError::Io { what: "open of a database file", source }),
         };
-        let opened = OpenedFile { file, node: self.env.next_node() };
+        let len = file.len().map_err(StoreError::io("size of a database file"))?;
+        let opened = OpenedFile::new(kind, file, self.env.next_node(), len);
         slots[slot(kind)] = Some(opened.clone());
         Ok(opened)
     }
@@ -143,7 +179,8 @@ impl Database {
             .disk
             .open(CREATE, &self.path(kind), OpenHow::CREATE)
             .map_err(StoreError::io("creation of a database file"))?;
-        let opened = OpenedFile { file, node: self.env.next_node() };
+        let len = file.len().map_err(StoreError::io("size of a database file"))?;
+        let opened = OpenedFile::new(kind, file, self.env.next_node(), len);
         slots[slot(kind)] = Some(opened.clone());
         drop(slots);
         self.dir_dirty.store(true, Ordering::Release);
@@ -201,8 +238,8 @@ impl Database {
     /// What `stat` shows.
     pub fn attr(&self, kind: FileKind) -> Result<FileAttr> {
         let f = self.backing(kind)?;
-        let m = f.file.metadata().map_err(StoreError::io("attributes of a database file"))?;
-        Ok(FileAttr { size: m.len, mtime: m.mtime, node: f.node })
+        let (size, mtime) = f.stat().map_err(StoreError::io("attributes of a database file"))?;
+        Ok(FileAttr { size, mtime, node: f.node })
     }
 
     /// A WRITE request. `from_page_cache`: the kernel wrote back a page that somebody changed through a
@@ -236,6 +273,7 @@ impl Database {
         }
         if !self.files.is_current(kind, opened) {
             // Unlinked while open: nobody will ever read it by name again.
+            opened.grew(offset, data.len());
             return opened
                 .file
                 .write_all_at(STALE_WRITE, data, offset)
@@ -255,7 +293,9 @@ impl Database {
         if kind == FileKind::Database {
             self.preserve(offset, data.len() as u64)?;
         }
-        opened.file.write_all_at(OWN_WRITE, data, offset).map_err(StoreError::io("own write"))
+        opened.file.write_all_at(OWN_WRITE, data, offset).map_err(StoreError::io("own write"))?;
+        opened.grew(offset, data.len());
+        Ok(())
     }
 
     /// A change of size.
@@ -271,7 +311,12 @@ impl Database {
             if kind == FileKind::Database {
                 self.preserve(size, u64::MAX - size)?;
             }
-            return opened.file.set_len(OWN_TRUNCATE, size).map_err(StoreError::io("own truncation"));
+            opened.file.set_len(OWN_TRUNCATE, size).map_err(StoreError::io("own truncation"))?;
+            opened.resized(size);
+            if kind == FileKind::Wal {
+                self.lock().room.gone();
+            }
+            return Ok(());
         }
         match kind {
             FileKind::Wal => self.truncate_wal(caller, &opened, size),

@@ -57,6 +57,7 @@ impl Database {
             wal_drops: 0,
             wal_needs_reset: false,
             warm: super::warm::WarmWal::default(),
+            room: super::room::WalRoom::default(),
             complete_at: pos,
             journal: JournalState::default(),
             rollback: RollbackCapture::default(),

@@ -28,6 +28,7 @@ mod lifecycle;
 mod publish;
 mod replica_wal;
 mod rollback;
+mod room;
 mod stamp;
 mod super_journal;
 
@@ -58,6 +59,7 @@ pub use self::transfer::Export;
 use self::files::Files;
 use self::import::ImportSession;
 use self::rollback::{JournalState, PreparedRollback};
+use self::room::WalRoom;
 use self::warm::WarmWal;
 use crate::apply::wal_writer::WalWriter;
 use crate::env::Env;
@@ -159,6 +161,7 @@ struct Inner {
     /// The WAL holds a commit that SQLite's own recovery would lose (rule W7): reset it.
     wal_needs_reset: bool,
     warm: WarmWal,
+    room: WalRoom,
     /// `published` when the database file last held everything (the WAL generation began).
     complete_at: Pos,
 

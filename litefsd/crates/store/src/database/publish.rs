@@ -213,7 +213,13 @@ impl Database {
     /// One turn of the publisher, on this thread; see [`crate::Store::drive_by_hand`].
     #[cfg(any(test, feature = "sim"))]
     pub fn publish_now(&self) -> Result<()> {
-        let ask = self.lock().ask_index();
+        let (ask, room) = {
+            let g = self.lock();
+            (g.ask_index(), g.room.is_wanted())
+        };
+        if room {
+            self.make_wal_room()?;
+        }
         if ask {
             self.resolve_with(Evidence::Index)?;
         }
@@ -275,7 +281,7 @@ impl Database {
         self.publisher.idle.store(ringable, Ordering::SeqCst);
         let busy = pause.is_none() && {
             let g = self.lock();
-            self.check_alive(&g).is_ok() && (g.ask_index() || !g.pending.is_empty() || g.warm.is_wanted())
+            self.check_alive(&g).is_ok() && (g.ask_index() || !g.pending.is_empty() || g.warm.is_wanted() || g.room.is_wanted())
         };
         // `inner` is free again: commits ring while they hold it.
         let mut bell = self.publisher.bell_lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -372,10 +378,11 @@ fn run(me: &Weak<Database>) {
         let db: Arc<Database> = db;
         // Before the look: who commits behind it rings, and a long pause does not begin.
         db.publisher.idle.store(pause > BUSY_LOOK, Ordering::SeqCst);
-        let (warm, ask, oldest, pending, poisoned) = {
+        let (warm, room, ask, oldest, pending, poisoned) = {
             let g = db.lock();
             (
                 g.warm.is_wanted(),
+                g.room.is_wanted(),
                 g.ask_index(),
                 g.prepared.front().map(|p| p.at),
                 !g.pending.is_empty(),
@@ -384,6 +391,12 @@ fn run(me: &Weak<Database>) {
         };
         if warm {
             db.warm_wal_now();
+            continue;
+        }
+        if room && !poisoned {
+            if let Err(e) = db.make_wal_room() {
+                tracing::error!(db = %db.name, "publisher: {e}");
+            }
             continue;
         }
         let nothing = (!ask && !pending) || poisoned;

@@ -60,7 +60,7 @@ impl Database {
         if create {
             self.dir_dirty.store(true, std::sync::atomic::Ordering::Release);
         }
-        Ok(OpenedFile { file, node: self.env.next_node() })
+        Ok(OpenedFile::other(file, self.env.next_node()))
     }
 
     /// What `stat` shows of a super-journal.

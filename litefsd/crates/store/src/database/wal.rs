@@ -83,6 +83,8 @@ impl Database {
             return Err(StoreError::broken("write into committed wal frames"));
         }
         opened.file.write_all_at(WRITE, data, offset).map_err(StoreError::io("write of the wal"))?;
+        opened.grew(offset, data.len());
+        Self::watch_wal_room(&mut g, opened);
         let mut back = Backing(&*opened.file);
         let events = match g.wal.wrote(offset, data, &mut back) {
             Ok(events) => events,
@@ -98,7 +100,7 @@ impl Database {
             // The next frame is the first of a transaction.
             g.wal_tx = None;
         }
-        if committed || g.wal.uncaptured_commit() {
+        if committed || g.wal.uncaptured_commit() || g.room.is_wanted() {
             drop(g);
             self.wake_publisher();
         }
@@ -241,6 +243,8 @@ impl Database {
             return Err(StoreError::broken("truncation of committed wal frames"));
         }
         opened.file.set_len(TRUNCATE, size).map_err(StoreError::io("truncation of the wal"))?;
+        opened.resized(size);
+        g.room.gone();
         g.warm.cut(size);
         for event in g.wal.truncated(size) {
             self.wal_event(&mut g, opened, event, false)?;
@@ -263,6 +267,7 @@ impl Database {
             self.wal_event(&mut g, &opened, event, false)?;
         }
         self.wal_ended(&mut g);
+        g.room.gone();
         self.remove_name(FileKind::Wal, UNLINK)
     }
 
