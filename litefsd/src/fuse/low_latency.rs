@@ -94,7 +94,8 @@ impl LowLatency {
             let now = u64::try_from(s.started.elapsed().as_micros()).unwrap_or(u64::MAX);
             let before = s.mark.swap(now, Relaxed);
             let quick = u128::from(now.saturating_sub(before)) < WITHIN.as_micros();
-            if quick && !s.held.swap(true, Relaxed)
+            if quick
+                && !s.held.swap(true, Relaxed)
                 && let Some(keeper) = s.keeper.get()
             {
                 keeper.unpark();

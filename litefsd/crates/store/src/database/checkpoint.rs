@@ -4,8 +4,8 @@
 use litefs_ltx::checksum::page_checksum;
 use litefs_types::{Checksum, PageNo, PageSize};
 
-use super::{Database, Inner};
 use super::files::{Caller, OpenedFile};
+use super::{Database, Inner};
 use crate::disk::Op;
 use crate::error::{Result, StoreError};
 
@@ -80,7 +80,8 @@ impl Database {
         match unknown {
             // What is about to reach the database file was never captured: replicas would differ.
             Some(page) => {
-                Err(self.poison(g, format!("checkpoint of a version of page {page} that was never committed")))
+                Err(self
+                    .poison(g, format!("checkpoint of a version of page {page} that was never committed")))
             }
             None => Ok(()),
         }

@@ -17,7 +17,7 @@ use litefs_types::{PageNo, PageSize, Pos, Timestamp};
 
 use super::commit::{NewTx, Origin, PageAt, read_page};
 use super::files::{Caller, HandleId};
-use super::{Database, Inner, JournalMode, JournalState, Pending};
+use super::{Database, DurableBy, Inner, JournalMode, JournalState, Pending};
 use crate::apply::locks::Exclusive;
 use crate::apply::wal_writer::WalWriter;
 use crate::apply::{ApplyError, PageSource, Replaced, replace_all};
@@ -451,7 +451,8 @@ impl Database {
         g.last_timestamp = Some(timestamp);
         g.pending.push_back(Pending {
             change: Change { db: self.name.clone(), pos, page_size, commit: pages, timestamp, local: true },
-            wal_frame: None,
+            durable: DurableBy::Record,
+            since: Instant::now(),
         });
     }
 }

@@ -65,7 +65,7 @@ use crate::apply::wal_writer::WalWriter;
 use crate::env::Env;
 use crate::error::{Result, StoreError};
 use crate::layout::DbLayout;
-use crate::log::Log;
+use crate::log::{Log, Lsn};
 use crate::notice::Change;
 use crate::own_mount::OwnMount;
 use crate::snapshot::CopyOnWrite;
@@ -222,8 +222,20 @@ enum SumsUndo {
 /// A published transaction on its way to the replicas.
 struct Pending {
     change: Change,
-    /// Its last frame, if an FSYNC of the wal makes it durable; `None`: the log itself must be synced.
-    wal_frame: Option<u32>,
+    durable: DurableBy,
+    since: Instant,
+}
+
+/// What makes a published transaction durable enough for replicas.
+#[derive(Clone, Copy)]
+enum DurableBy {
+    /// An FSYNC of the wal that covered this frame, or a sync of the log.
+    Frame(u32),
+    /// A sync of the log that covers its record.
+    Record,
+    /// A sync of the log that covers its marker: without it, a journal that a power loss brings back would
+    /// undo what replicas have.
+    Marker(Lsn),
 }
 
 /// Why nothing is accepted after the log gave up by itself.

@@ -13,7 +13,7 @@ use litefs_sqlite::shm::{HEADER_LEN, IndexHeader, PREFIX_LEN};
 use litefs_types::Pos;
 
 use super::wal::Backing;
-use super::{Database, Inner, Pending, Prepared};
+use super::{Database, DurableBy, Inner, Pending, Prepared};
 use crate::error::{Result, StoreError};
 use crate::notice::Change;
 use crate::own_mount::{FileKind, LockKind, Probe};
@@ -26,6 +26,8 @@ const FIRST_LOOK: Duration = Duration::from_micros(50);
 const BUSY_LOOK: Duration = Duration::from_millis(1);
 /// Longest pause between two looks while a writer may be in its FSYNC.
 const SLOW_LOOK: Duration = Duration::from_millis(10);
+/// How long a transaction of a rollback mode may wait for the sync of the next one.
+const MARKER_PATIENCE: Duration = Duration::from_millis(3);
 /// A transaction that nobody shows for this long is a leftover of a dead writer: settle it (rule W9).
 const LEFTOVER_AFTER: Duration = Duration::from_secs(1);
 /// Pause between two looks at a leftover that cannot be settled because somebody holds WAL_WRITE.
@@ -159,7 +161,8 @@ impl Database {
                 local: true,
             },
             // After a reset the frames are gone; and what `cover` captured cannot be read from the wal again.
-            wal_frame: (!g.wal_needs_reset).then_some(p.last_frame),
+            durable: if g.wal_needs_reset { DurableBy::Record } else { DurableBy::Frame(p.last_frame) },
+            since: Instant::now(),
         });
     }
 
@@ -281,7 +284,8 @@ impl Database {
         self.publisher.idle.store(ringable, Ordering::SeqCst);
         let busy = pause.is_none() && {
             let g = self.lock();
-            self.check_alive(&g).is_ok() && (g.ask_index() || !g.pending.is_empty() || g.warm.is_wanted() || g.room.is_wanted())
+            self.check_alive(&g).is_ok()
+                && (g.ask_index() || !g.pending.is_empty() || g.warm.is_wanted() || g.room.is_wanted())
         };
         // `inner` is free again: commits ring while they hold it.
         let mut bell = self.publisher.bell_lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -309,40 +313,33 @@ impl Database {
     /// Makes published transactions durable where they are not, and announces them. Returns whether
     /// there were any.
     pub(super) fn announce(&self) -> Result<bool> {
+        self.announce_when(true)
+    }
+
+    /// The same; without `now` a sync of the log that a running transaction will make anyway is waited for.
+    fn announce_when(&self, now: bool) -> Result<bool> {
         let _in_order = self.publisher.announcing.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = {
+        let sync = {
             let g = self.lock();
             // Also at the stop: what a failed sync or marker left in doubt, recovery judges.
             self.check_alive(&g)?;
-            let Some(last) = g.pending.back() else { return Ok(false) };
-            let durable = self.log.durable().txid_raw();
-            let synced = g.wal_synced;
-            let by_wal = |p: &Pending| p.wal_frame.is_some_and(|f| f <= synced);
-            let need = g
-                .pending
-                .iter()
-                .any(|p| !by_wal(p) && (p.change.pos.txid_raw() > durable || p.wal_frame.is_none()));
-            need.then_some(last.change.pos)
+            match g.pending.iter().find(|p| !self.is_durable(&g, p)) {
+                None => false,
+                // The FSYNC of the database in the transaction that goes on covers this one's marker too; two
+                // syncs at a time only wait for each other.
+                Some(p) => {
+                    let soon = matches!(p.durable, DurableBy::Marker(_)) && g.journal.live;
+                    now || !soon || p.since.elapsed() >= MARKER_PATIENCE
+                }
+            }
         };
-        if target.is_some() {
+        if sync {
             self.sync_log()?;
         }
         let mut ready = Vec::new();
         {
             let mut g = self.lock();
-            let durable = self.log.durable().txid_raw();
-            let synced = g.wal_synced;
-            while let Some(p) = g.pending.front() {
-                let is_durable = match p.wal_frame {
-                    Some(f) => f <= synced || p.change.pos.txid_raw() <= durable,
-                    // Its record was durable before its journal went; its marker is since the sync above. What
-                    // came after that waits for the next one: without the marker, a journal that a power loss
-                    // brings back would undo what replicas have.
-                    None => target.is_some_and(|t| p.change.pos.txid_raw() <= t.txid_raw()),
-                };
-                if !is_durable {
-                    break;
-                }
+            while g.pending.front().is_some_and(|p| self.is_durable(&g, p)) {
                 if let Some(p) = g.pending.pop_front() {
                     g.streamable = p.change.pos;
                     ready.push(p.change);
@@ -357,6 +354,14 @@ impl Database {
             self.env.notice.changed(change);
         }
         Ok(some)
+    }
+
+    fn is_durable(&self, g: &Inner, p: &Pending) -> bool {
+        match p.durable {
+            DurableBy::Frame(frame) => frame <= g.wal_synced || self.log_durable_to(p.change.pos),
+            DurableBy::Record => self.log_durable_to(p.change.pos),
+            DurableBy::Marker(lsn) => self.log.synced() >= lsn,
+        }
     }
 
     /// The kernel caches directory listings, which show databases that have pages.
@@ -406,7 +411,8 @@ fn run(me: &Weak<Database>) {
         if !ask {
             asked = None;
         }
-        if !pending || nothing {
+        // What is the first after a pause goes out at once; in a stream of them they share a sync.
+        if !pending || nothing || pause >= BUSY_LOOK {
             let how_long = (!nothing).then_some(pause);
             if db.wait(how_long) {
                 if let Err(e) = db.announce() {
@@ -424,8 +430,8 @@ fn run(me: &Weak<Database>) {
             if ask {
                 db.resolve_with(Evidence::Index)?;
             }
-            let announced = db.announce()?;
-            Ok(announced || db.pos() != before)
+            let announced = db.announce_when(false)?;
+            Ok(announced || pending || db.pos() != before)
         };
         match step() {
             Ok(true) => {

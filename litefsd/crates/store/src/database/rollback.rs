@@ -12,16 +12,18 @@
 //! and 5: the journal is gone, so the record counts. A journal that reappears after power loss has the
 //! identity that the marker names: it is removed.
 
+use std::time::Instant;
+
 use litefs_sqlite::db_header::DbHeader;
 use litefs_sqlite::journal::{JOURNAL_MAGIC, JournalHeader, is_live};
 use litefs_types::{PageNo, PageSize, Pos, Timestamp};
 
 use super::commit::{NewTx, Origin, PageAt};
 use super::files::{Caller, OpenedFile};
-use super::{Database, Inner, JournalMode, Pending, SumsUndo};
+use super::{Database, DurableBy, Inner, JournalMode, Pending, SumsUndo};
 use crate::disk::{DiskFile, Op};
 use crate::error::{Result, StoreError};
-use crate::log::JournalId;
+use crate::log::{JournalId, Lsn};
 use crate::notice::Change;
 use crate::own_mount::FileKind;
 
@@ -217,7 +219,16 @@ impl Database {
                 && g.import.is_none()
                 && g.wal.generation().is_some()
                 && self.log_durable_to(g.published);
-            (if record { Need::Log } else if checkpoint { Need::Nothing } else { Need::File }, g.dirty_seq)
+            (
+                if record {
+                    Need::Log
+                } else if checkpoint {
+                    Need::Nothing
+                } else {
+                    Need::File
+                },
+                g.dirty_seq,
+            )
         };
         match how {
             Need::Log => self.sync_log()?,
@@ -348,13 +359,16 @@ impl Database {
             return Err(e);
         }
         let Some(p) = g.prepared_rollback.take() else { return Ok(()) };
-        if let Some(txid) = p.pos.txid()
-            && let Err(e) = self.log.mark_committed(txid)
-        {
+        let marker = match p.pos.txid() {
+            Some(txid) => self.log.mark_committed(txid),
+            None => Ok(Lsn::default()),
+        };
+        let marker = marker.unwrap_or_else(|e| {
             // Committed all the same: the journal is gone. Only power loss that brings it back could
             // undo the transaction, so it must not reach replicas before recovery has judged it.
             self.poison(g, format!("the commit marker could not be written: {e}"));
-        }
+            Lsn::default()
+        });
         self.counters.committed();
         g.published = p.pos;
         g.published_pages = p.commit;
@@ -371,7 +385,8 @@ impl Database {
                 timestamp: p.timestamp,
                 local: true,
             },
-            wal_frame: None,
+            durable: DurableBy::Marker(marker),
+            since: Instant::now(),
         });
         self.end_of_journal(g);
         self.wake_publisher();

@@ -16,7 +16,9 @@ use litefs_types::{Checksum, Pos, Timestamp, Txid};
 use super::record::{HEADER_LEN, Header, crc, crc_digest, padded};
 use super::retention::SPARE;
 use super::segment::{Entry, Extent, FIRST_RECORD, Head, SegFile, file_name};
-use super::{AppendState, Log, LogError, MIN_SEGMENT, OpenSegment, RecordKind, Result, Sealed, lock, ops};
+use super::{
+    AppendState, Log, LogError, Lsn, MIN_SEGMENT, OpenSegment, RecordKind, Result, Sealed, lock, ops,
+};
 use crate::disk::OpenHow;
 use crate::spool::Spooled;
 
@@ -144,15 +146,16 @@ impl Log {
     }
 
     /// Writes the marker "committed" behind the rollback record of `txid`, the last in the log. Without
-    /// effect for any other transaction. Durable with the next sync.
-    pub fn mark_committed(&self, txid: Txid) -> Result<()> {
+    /// effect for any other transaction. Durable with the next sync, which is the one that makes
+    /// [`Log::synced`] at least what this returns.
+    pub fn mark_committed(&self, txid: Txid) -> Result<Lsn> {
         let _append = lock(&self.append);
         self.check_usable()?;
         let (seg, extent) = {
             let v = lock(&self.view);
             match &v.open {
                 Some(o) if o.extent.unmarked == Some(txid) => (Arc::clone(&o.seg), o.extent),
-                _ => return Ok(()),
+                _ => return Ok(Lsn(v.lsn)),
             }
         };
         let mut h = Header {
@@ -173,7 +176,7 @@ impl Log {
         self.write_or_scrub(&seg, extent.end, |seg| seg.file.write_all_at(ops::MARK, &bytes, extent.end))
             .map_err(LogError::io(ops::MARK))?;
         self.note(&seg, extent.end, &h);
-        Ok(())
+        Ok(Lsn(lock(&self.view).lsn))
     }
 
     /// Runs a write of the record at `at`. After a failure an unknown part of it may be there, even all:

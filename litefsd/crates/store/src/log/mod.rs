@@ -162,6 +162,10 @@ struct View {
     cache: VecDeque<(u64, Arc<Loaded>)>,
 }
 
+/// A change of the log's files, in the order of the changes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Lsn(u64);
+
 struct OpenSegment {
     seg: Arc<SegFile>,
     extent: Extent,
@@ -203,6 +207,11 @@ impl Log {
     /// How far the log is known to be durable.
     pub fn durable(&self) -> Pos {
         lock(&self.sync).pos
+    }
+
+    /// The last change that a sync covered.
+    pub fn synced(&self) -> Lsn {
+        Lsn(lock(&self.sync).lsn)
     }
 
     /// The oldest transaction in the log; `None` if it holds none.

@@ -88,11 +88,7 @@ fn histories() {
         None => (0..if soak() { 10 * factor() } else { 3 }).collect(),
     };
     for seed in seeds {
-        let options = Options {
-            eager: seed % 2 == 0,
-            psow: seed % 5 != 0,
-            ..Options::default()
-        };
+        let options = Options { eager: seed % 2 == 0, psow: seed % 5 != 0, ..Options::default() };
         eprintln!("CRASH_SEED={seed}");
         let seen = matrix(&SimDisk::new(), options, Rules::default(), &move |run| history(run, seed));
         eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
