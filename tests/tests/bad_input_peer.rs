@@ -8,7 +8,8 @@ use litefs_tests::bad_input::ltx::{HEADER, RawLtx, chunked, frame, ltx_frame, se
 use litefs_tests::bad_input::peer::{After, Behaviour, Front};
 use litefs_tests::bad_input::{Before, assert_no_panic, names, rss_kb, wait_log};
 use litefs_tests::image::assert_same;
-use litefs_tests::node::Node;
+use litefs_tests::node::{Node, single};
+use litefs_tests::sample::sixty_rows;
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::once;
 use litefs_tests::watch::{Deadline, eventually};
@@ -27,19 +28,11 @@ const JOURNALS: [&str; 2] = ["wal", "delete"];
 impl Site {
     fn new(name: &str) -> Self {
         let scratch = Scratch::new(name);
-        let mut primary = Node::primary(&scratch, "p");
-        primary.start();
+        let primary = single(&scratch);
         for journal in JOURNALS {
-            once(
-                primary.path(journal),
-                &format!(
-                    "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x);
-                     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)
-                     INSERT INTO t(x) SELECT hex(randomblob(200)) FROM n"
-                ),
-            );
+            sixty_rows(&primary, journal, journal);
         }
-        let front = Front::start(primary.port());
+        let front = Front::start(Behaviour::Forward(primary.port()));
         let mut replica = Node::replica(&scratch, "r", &primary);
         replica.set("lease.advertise-url", &front.url()).start();
         for journal in JOURNALS {
@@ -74,7 +67,7 @@ impl Site {
 
     /// The right primary again: the next transaction arrives, nodes are equal.
     fn heals(&mut self, db: &str, what: &str) {
-        self.front.set(Behaviour::Forward);
+        self.front.set(Behaviour::Forward(self.primary.port()));
         once(self.primary.path(db), "INSERT INTO t(x) VALUES('healed'); DELETE FROM t WHERE x='healed'");
         self.replica.sync_with(&self.primary, db);
         assert_same(&self.primary, &self.replica, db, &self.scratch);
@@ -413,7 +406,7 @@ fn a_new_database_that_is_wrong_does_not_appear() {
     // Right, it does appear, and stays although the primary then does not have it (the original keeps it).
     site.front.set(site.streams([sent("ghost.db", &right.bytes()), frame(2, &[])].concat(), After::Hold));
     site.replica.wait_file("ghost.db");
-    site.front.set(Behaviour::Forward);
+    site.front.set(Behaviour::Forward(site.primary.port()));
     assert_eq!(once(site.replica.path("ghost.db"), "SELECT count(*) FROM t"), ["60"]);
     site.done();
 }
