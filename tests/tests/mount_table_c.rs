@@ -203,6 +203,7 @@ fn special_names_are_neither_created_nor_harmful() {
     untouched(&node, "db", || {});
 }
 
+/// D31 names `sqlite3_rsync`, too: it came with SQLite 3.47 and is in no package of Debian 12.
 #[test]
 fn copies_made_by_sqlite_itself_arrive() {
     let _deadline = Deadline::secs(60);
