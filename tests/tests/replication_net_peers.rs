@@ -15,7 +15,8 @@ use tokio::time::sleep;
 
 /// Sends these bytes as the original's cluster would, whatever it is asked.
 fn fake_primary(body: Vec<u8>, after: After) -> Front {
-    Front::start(Behaviour::Answer { status: 200, cluster: Some(GO_CLUSTER.to_owned()), body, after })
+    let cluster = Some(GO_CLUSTER.to_owned());
+    Front::start(Behaviour::Answer { status: 200, cluster, body, piece: 97, after })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

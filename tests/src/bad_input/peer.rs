@@ -18,9 +18,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-/// Bodies up to this size are sent in small odd pieces: nothing may depend on how the network cuts them.
-const SMALL_BODY: usize = 64 << 10;
-
 /// What follows the last byte of a response.
 #[derive(Clone, Debug)]
 pub enum After {
@@ -53,6 +50,8 @@ pub enum Behaviour {
         cluster: Option<String>,
         /// The body.
         body: Vec<u8>,
+        /// How many bytes of it a piece has; odd, as nothing may depend on how the network cuts them.
+        piece: usize,
         /// What follows it.
         after: After,
     },
@@ -192,7 +191,7 @@ async fn serve(stream: &mut TcpStream, far: &mut Option<TcpStream>, behaviour: B
             }
             let _ = stream.shutdown().await;
         }
-        Behaviour::Answer { status, cluster, body, after } => {
+        Behaviour::Answer { status, cluster, body, piece, after } => {
             let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 let (cluster, body, after) = (cluster.clone(), Bytes::from(body.clone()), after.clone());
                 let seen = Arc::clone(seen);
@@ -201,7 +200,7 @@ async fn serve(stream: &mut TcpStream, far: &mut Option<TcpStream>, behaviour: B
                         seen.bodies.lock().expect("bodies").push(asked.to_bytes().to_vec());
                     }
                     let (tx, rx) = mpsc::channel(4);
-                    tokio::spawn(send(tx, body, after));
+                    tokio::spawn(send(tx, body, piece, after));
                     let mut response = Response::builder().status(status);
                     if let Some(id) = cluster {
                         response = response.header("litefs-cluster-id", id);
@@ -216,8 +215,8 @@ async fn serve(stream: &mut TcpStream, far: &mut Option<TcpStream>, behaviour: B
     }
 }
 
-async fn send(tx: mpsc::Sender<Result<Bytes, io::Error>>, body: Bytes, after: After) {
-    for part in body.chunks(if body.len() <= SMALL_BODY { 97 } else { 9973 }) {
+async fn send(tx: mpsc::Sender<Result<Bytes, io::Error>>, body: Bytes, piece: usize, after: After) {
+    for part in body.chunks(piece) {
         if tx.send(Ok(Bytes::copy_from_slice(part))).await.is_err() {
             return;
         }
