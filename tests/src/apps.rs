@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::image::assert_same;
+use crate::node::Node;
 use crate::proc::{Proc, code};
+use crate::scratch::Scratch;
 use crate::session::Session;
 
 /// A running `sqlapp`.
@@ -129,6 +132,11 @@ pub fn create_ledger(db: &Path, setup: &str) {
     session.close();
 }
 
+/// A node's ledger `db` in a journal mode (a [`crate::sample::Make`]).
+pub fn ledger(node: &Node, db: &str, journal: &str) {
+    create_ledger(&node.path(db), &format!("PRAGMA journal_mode={journal}"));
+}
+
 /// The acknowledged transactions in what writers printed: writer → highest number.
 pub fn acknowledged(outputs: &[Vec<String>]) -> BTreeMap<u32, u64> {
     let mut acks = BTreeMap::new();
@@ -142,6 +150,18 @@ pub fn acknowledged(outputs: &[Vec<String>]) -> BTreeMap<u32, u64> {
         }
     }
     acks
+}
+
+/// Once the writers are done: both nodes have the same, and the replica's ledger is whole.
+pub fn assert_same_ledger(
+    primary: &Node,
+    replica: &Node,
+    db: &str,
+    acks: &BTreeMap<u32, u64>,
+    scratch: &Scratch,
+) {
+    assert_same(primary, replica, db, scratch);
+    check_ledger(&replica.path(db), acks);
 }
 
 /// Checks the whole ledger: nothing acknowledged is missing, nothing is half there. The number of rows.

@@ -110,6 +110,13 @@ pub fn flip_bit(path: &Path, from: u64, to: u64, rng: &mut Rng) -> u64 {
     at
 }
 
+/// Overwrites a part of a file with one byte, again and again.
+pub fn overwrite(path: &Path, part: std::ops::Range<usize>, byte: u8) {
+    let file = File::options().write(true).open(path).expect("open the file to damage");
+    assert!(file.metadata().expect("its size").len() >= part.end as u64, "{} is shorter", path.display());
+    file.write_all_at(&vec![byte; part.len()], part.start as u64).expect("damage it");
+}
+
 /// All regular files beneath a directory, with their size.
 pub fn files_below(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut all = Vec::new();
@@ -123,6 +130,22 @@ pub fn files_below(dir: &Path) -> Vec<(PathBuf, u64)> {
     }
     all.sort();
     all
+}
+
+/// Gives a stopped node the data directory that was saved with [`copy_tree`].
+pub fn restore(node: &Node, saved: &Path) {
+    std::fs::remove_dir_all(&node.data).expect("remove the data directory");
+    copy_tree(saved, &node.data);
+}
+
+/// The files of a data directory in which a flipped bit has a meaning, relative to it, with their size. Not
+/// among them: the node's own identity and its lock.
+pub fn files_to_damage(data: &Path) -> Vec<(PathBuf, u64)> {
+    let inside = |(path, size): (PathBuf, u64)| {
+        let name = path.strip_prefix(data).expect("a file beneath it").to_owned();
+        (size > 0 && !name.ends_with("clusterid") && !name.ends_with("lock")).then_some((name, size))
+    };
+    files_below(data).into_iter().filter_map(inside).collect()
 }
 
 /// Copies a directory tree (of a stopped daemon).

@@ -53,6 +53,25 @@ pub fn request(node: &Node, method: &str, path: &str, body: &[u8], limit: Durati
     exchange(stream, method, path, body)
 }
 
+/// `POST /import`: what the node says to these bytes under this name, which goes into the URL as it is.
+pub fn import(node: &Node, name: &str, bytes: &[u8]) -> Response {
+    let path = format!("/import?name={name}");
+    request(node, "POST", &path, bytes, Duration::from_secs(20)).expect("/import answers")
+}
+
+/// Sends `bytes` as they are; what comes back (a mebibyte at most) until the other side closes or says
+/// nothing for `silence`.
+pub fn raw(node: &Node, bytes: &[u8], silence: Duration) -> Vec<u8> {
+    let mut stream = TcpStream::connect((node.host.as_str(), node.port())).expect("connect");
+    stream.set_read_timeout(Some(silence)).expect("a limit");
+    stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    // The other side may have closed already; what it said counts.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.take(1 << 20).read_to_end(&mut answer);
+    answer
+}
+
 /// Any method on an API socket.
 pub fn on_socket(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
     let stream = UnixStream::connect(socket)?;

@@ -10,7 +10,7 @@ use litefs_types::{CHECKSUM_FLAG, Pos};
 
 use crate::http::export;
 use crate::node::Node;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, remove_database};
 use crate::session::Session;
 
 /// Offset of SQLite's lock bytes; the page that holds them is never written nor counted.
@@ -54,9 +54,7 @@ pub fn check_integrity(image: &[u8], scratch: &Scratch) {
     let mut session = Session::open(&path);
     assert_eq!(session.one("PRAGMA integrity_check"), "ok", "integrity of {}", path.display());
     session.close();
-    for end in ["", "-wal", "-shm", "-journal"] {
-        let _ = std::fs::remove_file(format!("{}{end}", path.display()));
-    }
+    remove_database(&path);
 }
 
 /// The export of a node, checked against its own position (which must not change meanwhile).

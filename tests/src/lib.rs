@@ -1,7 +1,7 @@
 //! The test harness: real daemons, real mounts, real SQLite in processes of their own.
 //!
-//! Start at [`node`] (a daemon), [`session`] (a SQLite application that does what it is told) and
-//! [`image`] (are two nodes the same?). The tests themselves are in `tests/tests/`, one binary a theme.
+//! Start at [`node`] (a daemon), [`session`] (a SQLite application that does what it is told), [`sample`]
+//! (databases to begin with) and [`image`] (are two nodes the same?). The tests themselves are in `tests/tests/`, one binary a theme.
 //! Everything that mounts needs root and `/dev/fuse` and fails where they are missing: a skipped test
 //! would say that something works.
 //!
@@ -17,6 +17,7 @@ pub mod node;
 pub mod ports;
 pub mod proc;
 pub mod rng;
+pub mod sample;
 pub mod scratch;
 pub mod session;
 pub mod watch;

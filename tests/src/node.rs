@@ -184,6 +184,12 @@ impl Node {
         self
     }
 
+    /// As [`Node::start`], for a node that was just made.
+    pub fn started(mut self) -> Self {
+        self.start();
+        self
+    }
+
     /// Whether the mount is there and the port listens.
     pub fn is_ready(&self) -> bool {
         self.is_mounted()
@@ -352,18 +358,14 @@ impl Drop for Node {
 
 /// A started primary with a started replica.
 pub fn pair(scratch: &Scratch) -> (Node, Node) {
-    let mut primary = Node::primary(scratch, "p");
-    primary.start();
-    let mut replica = Node::replica(scratch, "r", &primary);
-    replica.start();
+    let primary = single(scratch);
+    let replica = Node::replica(scratch, "r", &primary).started();
     (primary, replica)
 }
 
 /// A started primary alone.
 pub fn single(scratch: &Scratch) -> Node {
-    let mut primary = Node::primary(scratch, "p");
-    primary.start();
-    primary
+    Node::primary(scratch, "p").started()
 }
 
 /// Prints the ends of all logs: for the watchdog.

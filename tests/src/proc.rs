@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -133,6 +134,20 @@ pub fn run(command: &mut Command) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{command:?}: {}\n{text}", out.status);
     String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Runs a program on some paths: whether it succeeded, and what it complained of.
+pub fn tool(program: &str, paths: &[&Path]) -> (bool, String) {
+    let out = Command::new(program).args(paths).output().unwrap_or_else(|e| panic!("run {program}: {e}"));
+    (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+/// Memory of a process in KiB, by the name of its line in `/proc/PID/status`: `VmRSS`, now; `VmHWM`, at most.
+pub fn memory_kb(pid: u32, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the process");
+    let found = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+    let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {line} in {status}"))
 }
 
 /// The exit code as a shell shows it: 128 + signal for a death by signal.

@@ -93,6 +93,13 @@ pub fn is_on_disk(dir: &Path) -> bool {
     })
 }
 
+/// Removes a database with its companions, as far as they are there; on a mount that drops it.
+pub fn remove_database(path: &Path) {
+    for end in ["-wal", "-shm", "-journal", ""] {
+        let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+    }
+}
+
 /// The mount points beneath `dir`, deepest first.
 pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let info = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

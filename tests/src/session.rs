@@ -84,7 +84,12 @@ pub struct Session {
 impl Session {
     /// Opens `path` (created if it is not there) with the newest SQLite.
     pub fn open(path: impl AsRef<Path>) -> Self {
-        Self::with(Sqlite::Newest, &path.as_ref().display().to_string())
+        Self::open_with(Sqlite::Newest, path)
+    }
+
+    /// Opens `path` with the given SQLite.
+    pub fn open_with(which: Sqlite, path: impl AsRef<Path>) -> Self {
+        Self::with(which, &path.as_ref().display().to_string())
     }
 
     /// Opens a path or `file:` URI with the given SQLite.

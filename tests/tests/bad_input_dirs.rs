@@ -7,21 +7,10 @@ use std::time::Duration;
 
 use litefs_tests::bad_input::{Before, assert_no_panic, names};
 use litefs_tests::faults::files_below;
-use litefs_tests::node::{Node, pair};
+use litefs_tests::node::{Node, pair, single};
+use litefs_tests::sample::sixty_rows;
 use litefs_tests::scratch::Scratch;
-use litefs_tests::session::once;
 use litefs_tests::watch::Deadline;
-
-fn fill(node: &Node, db: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={db}; CREATE TABLE t(id INTEGER PRIMARY KEY, x);
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)
-             INSERT INTO t(x) SELECT hex(randomblob(200)) FROM n"
-        ),
-    );
-}
 
 /// Strays beside the databases' directories, and names that no database has.
 #[test]
@@ -29,7 +18,7 @@ fn strays_among_the_databases_are_left_alone() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("strays");
     let (mut primary, _replica) = pair(&scratch);
-    fill(&primary, "wal");
+    sixty_rows(&primary, "wal", "wal");
     let before = Before::of(&primary, "wal");
     primary.stop();
     let dbs = primary.data.join("dbs");
@@ -57,15 +46,11 @@ fn strays_among_the_databases_are_left_alone() {
     // Names that strays occupy cannot be made, with an error; others can.
     let made = fs::write(primary.path("stray.db"), b"x");
     assert!(made.is_err(), "a database over a stray file");
-    fill(&primary, "delete");
+    sixty_rows(&primary, "delete", "delete");
     assert_no_panic(&primary);
     primary.stop().start();
-    before_names(&primary, &["delete", "wal"]);
-}
-
-fn before_names(node: &Node, want: &[&str]) {
-    let all = names(&node.mount);
-    for name in want {
+    let all = names(&primary.mount);
+    for name in ["delete", "wal"] {
         assert!(all.iter().any(|n| n == name), "{all:?}");
     }
 }
@@ -75,9 +60,8 @@ fn before_names(node: &Node, want: &[&str]) {
 fn a_data_directory_that_cannot_be_used_is_named_at_the_start() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("nodir");
-    let mut primary = Node::primary(&scratch, "p");
-    primary.start();
-    fill(&primary, "wal");
+    let mut primary = single(&scratch);
+    sixty_rows(&primary, "wal", "wal");
     let before = Before::of(&primary, "wal");
     let mut second = Node::primary(&scratch, "q");
     let data = primary.data.display().to_string();

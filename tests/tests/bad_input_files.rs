@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use litefs_tests::bad_input::{Before, assert_no_panic, names};
-use litefs_tests::faults::{files_below, flip_bit};
+use litefs_tests::faults::{copy_tree, files_below, flip_bit, restore};
+use litefs_tests::http::{export, get};
 use litefs_tests::image::assert_same;
-use litefs_tests::node::{Node, pair};
+use litefs_tests::node::Node;
 use litefs_tests::rng::Rng;
+use litefs_tests::sample::{pair_with, sixty_rows};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::once;
-use litefs_tests::watch::{Deadline, soak_factor};
+use litefs_tests::watch::{Deadline, soak_factor, within};
 
 /// What must come of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -205,21 +207,9 @@ const CASES: &[(&str, Then, Damage)] = &[
 
 const JOURNALS: [&str; 2] = ["wal", "delete"];
 
-fn fill(node: &Node, db: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={db}; CREATE TABLE t(id INTEGER PRIMARY KEY, x);
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)
-             INSERT INTO t(x) SELECT hex(randomblob(200)) FROM n"
-        ),
-    );
-}
-
 /// A copy of the data directory to which each case is done: the cases must not depend on each other.
 fn damage_and_start(node: &mut Node, saved: &Path, db: &str, damage: Damage, settle: bool, rng: &mut Rng) {
-    fs::remove_dir_all(&node.data).unwrap();
-    litefs_tests::faults::copy_tree(saved, &node.data);
+    restore(node, saved);
     if settle {
         // Copied files are other files; after a start and a stop they are known again.
         node.start().stop();
@@ -237,14 +227,10 @@ fn quarantined(node: &Node) -> usize {
 fn a_replica_with_damaged_files_ends_where_its_primary_is() {
     let _deadline = Deadline::secs(400);
     let scratch = Scratch::new("badrep");
-    let (primary, mut replica) = pair(&scratch);
-    for db in JOURNALS {
-        fill(&primary, db);
-        replica.sync_with(&primary, db);
-    }
+    let (primary, mut replica) = pair_with(&scratch, &JOURNALS, sixty_rows);
     replica.stop();
     let saved = scratch.join("saved");
-    litefs_tests::faults::copy_tree(&replica.data, &saved);
+    copy_tree(&replica.data, &saved);
     let mut rng = Rng::new(Rng::seed_or(11));
     for (what, then, damage) in CASES {
         for db in JOURNALS {
@@ -273,17 +259,13 @@ fn a_replica_with_damaged_files_ends_where_its_primary_is() {
 fn a_primary_with_damaged_files_keeps_what_it_can_and_the_rest_aside() {
     let _deadline = Deadline::secs(400);
     let scratch = Scratch::new("badprim");
-    let (mut primary, mut replica) = pair(&scratch);
-    for db in JOURNALS {
-        fill(&primary, db);
-        replica.sync_with(&primary, db);
-    }
+    let (mut primary, mut replica) = pair_with(&scratch, &JOURNALS, sixty_rows);
     let before: Vec<Before> = JOURNALS.iter().map(|db| Before::of(&primary, db)).collect();
     replica.stop();
     primary.stop();
     let (saved, saved_replica) = (scratch.join("saved"), scratch.join("saved-replica"));
-    litefs_tests::faults::copy_tree(&primary.data, &saved);
-    litefs_tests::faults::copy_tree(&replica.data, &saved_replica);
+    copy_tree(&primary.data, &saved);
+    copy_tree(&replica.data, &saved_replica);
     let mut rng = Rng::new(Rng::seed_or(12));
     for (what, then, damage) in CASES {
         for (n, db) in JOURNALS.into_iter().enumerate() {
@@ -296,7 +278,7 @@ fn a_primary_with_damaged_files_keeps_what_it_can_and_the_rest_aside() {
             // The other database has nothing to do with it.
             let other = 1 - n;
             let same = |node: &Node, of: &Before| {
-                let exported = litefs_tests::http::export(node, &of.db);
+                let exported = export(node, &of.db);
                 node.pos(&of.db) == Some(of.pos) && exported == of.image
             };
             assert!(
@@ -319,22 +301,18 @@ fn a_primary_with_damaged_files_keeps_what_it_can_and_the_rest_aside() {
             }
             // Writable, or free to be made anew; and a replica gets to wherever that is.
             if !there {
-                fill(&primary, db);
+                sixty_rows(&primary, db, db);
             } else if same(&primary, &before[n]) {
                 once(primary.path(db), "UPDATE t SET x=x||'.' WHERE id=1");
             }
-            fs::remove_dir_all(&replica.data).unwrap();
-            litefs_tests::faults::copy_tree(&saved_replica, &replica.data);
+            restore(&replica, &saved_replica);
             replica.start();
             for each in JOURNALS {
                 if primary.path(each).exists() && each != db {
                     assert_same(&primary, &replica, each, &scratch);
                 } else if primary.path(each).exists() {
                     replica.sync_within(&primary, each, Duration::from_secs(20));
-                    let (a, b) = (
-                        litefs_tests::http::export(&primary, each),
-                        litefs_tests::http::export(&replica, each),
-                    );
+                    let (a, b) = (export(&primary, each), export(&replica, each));
                     assert!(a == b, "{what}: nodes differ");
                 }
             }
@@ -352,11 +330,7 @@ fn a_primary_with_damaged_files_keeps_what_it_can_and_the_rest_aside() {
 fn a_replica_heals_from_random_damage() {
     let _deadline = Deadline::secs(90 + 60 * soak_factor());
     let scratch = Scratch::new("bitrot");
-    let (primary, mut replica) = pair(&scratch);
-    for db in JOURNALS {
-        fill(&primary, db);
-        replica.sync_with(&primary, db);
-    }
+    let (primary, mut replica) = pair_with(&scratch, &JOURNALS, sixty_rows);
     let seed = Rng::seed_or(21);
     let mut rng = Rng::new(seed);
     for round in 0..12 * soak_factor() {
@@ -380,10 +354,9 @@ fn a_replica_heals_from_random_damage() {
         replica.start();
         for db in JOURNALS {
             // A flipped page of a database that stopped cleanly is found when it is read (or exported).
-            let healed = litefs_tests::watch::within(Duration::from_secs(20), || {
-                let answer =
-                    litefs_tests::http::get(&replica, &format!("/export?name={db}"), Duration::from_secs(10));
-                let want = litefs_tests::http::export(&primary, db);
+            let healed = within(Duration::from_secs(20), || {
+                let answer = get(&replica, &format!("/export?name={db}"), Duration::from_secs(10));
+                let want = export(&primary, db);
                 let healed = answer.is_ok_and(|a| a.status == 200 && a.body == want)
                     && replica.pos(db) == primary.pos(db);
                 if !healed {

@@ -7,28 +7,19 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use litefs_tests::bad_input::{Before, assert_no_panic};
 use litefs_tests::image::assert_same;
-use litefs_tests::node::{Node, pair};
+use litefs_tests::node::pair;
+use litefs_tests::proc::tool;
+use litefs_tests::sample::sixty_rows;
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, once};
 use litefs_tests::watch::Deadline;
-
-fn fill(node: &Node, db: &str, journal: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x);
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)
-             INSERT INTO t(x) SELECT hex(randomblob(200)) FROM n"
-        ),
-    );
-}
 
 #[test]
 fn hostile_names_are_refused_by_errno() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("mntnames");
     let (mut primary, replica) = pair(&scratch);
-    fill(&primary, "db", "wal");
+    sixty_rows(&primary, "db", "wal");
     replica.sync_with(&primary, "db");
     let before = Before::of(&primary, "db");
     let long = vec![b'a'; 255];
@@ -65,7 +56,7 @@ fn hostile_names_are_refused_by_errno() {
     before.assert_unchanged(&mut primary, "names", &scratch);
     // Odd names that are allowed work, on both nodes.
     for name in [&"a".repeat(240), "ä ö.db", "-v", "wal", "database"] {
-        fill(&primary, name, "delete");
+        sixty_rows(&primary, name, "delete");
         replica.wait_file(name);
         replica.sync_with(&primary, name);
         assert_eq!(once(replica.path(name), "PRAGMA integrity_check"), ["ok"], "{name}");
@@ -80,8 +71,8 @@ fn copies_of_what_is_no_database_fail_and_leave_nothing() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("mntcopies");
     let (mut primary, replica) = pair(&scratch);
-    fill(&primary, "db", "wal");
-    fill(&primary, "rb", "delete");
+    sixty_rows(&primary, "db", "wal");
+    sixty_rows(&primary, "rb", "delete");
     replica.sync_with(&primary, "rb");
     let right = scratch.join("right.db");
     fs::write(&right, litefs_tests::http::export(&primary, "rb")).unwrap();
@@ -100,8 +91,8 @@ fn copies_of_what_is_no_database_fail_and_leave_nothing() {
         let name = "copied.db";
         let file = scratch.join("source");
         fs::write(&file, &bytes).unwrap();
-        let out = std::process::Command::new("cp").arg(&file).arg(primary.path(name)).output().unwrap();
-        assert!(!out.status.success(), "cp of {what} succeeded");
+        let (copied, _) = tool("cp", &[&file, &primary.path(name)]);
+        assert!(!copied, "cp of {what} succeeded");
         // What is left, if anything, is an empty database: SQLite can use the name.
         let size = fs::metadata(primary.path(name)).map_or(0, |m| m.len());
         assert_eq!(size, 0, "{what}");
@@ -110,14 +101,12 @@ fn copies_of_what_is_no_database_fail_and_leave_nothing() {
         // Over an existing one nothing happens but an error that names the way.
         let offset = primary.log_text().len();
         for b in &before {
-            let out = std::process::Command::new("cp").arg(&file).arg(primary.path(&b.db)).output().unwrap();
-            assert!(!out.status.success(), "cp of {what} over {}", b.db);
+            let (copied, _) = tool("cp", &[&file, &primary.path(&b.db)]);
+            assert!(!copied, "cp of {what} over {}", b.db);
         }
         assert!(primary.log_text()[offset..].contains("litefsctl import"), "{what}: {}", primary.log_tail(5));
         for b in &before {
-            let mut b = b.clone();
-            b.names = litefs_tests::bad_input::names(&primary.mount);
-            b.assert_unchanged(&mut primary, what, &scratch);
+            b.assert_unchanged_but_names(&mut primary, what, &scratch);
         }
     }
     // Bytes thrown at a database and its companions by something that is not SQLite.
@@ -138,9 +127,7 @@ fn copies_of_what_is_no_database_fail_and_leave_nothing() {
         assert!(e.is_ok(), "{file}: {e:?}");
         s.close();
         for b in &before {
-            let mut b = b.clone();
-            b.names = litefs_tests::bad_input::names(&primary.mount);
-            b.assert_unchanged(&mut primary, file, &scratch);
+            b.assert_unchanged_but_names(&mut primary, file, &scratch);
         }
     }
     for db in ["db", "rb"] {
@@ -155,7 +142,7 @@ fn a_page_size_change_by_vacuum_goes_everywhere() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("mntvacuum");
     let (primary, replica) = pair(&scratch);
-    fill(&primary, "rb", "delete");
+    sixty_rows(&primary, "rb", "delete");
     for size in [512, 65536, 4096, 1024] {
         once(primary.path("rb"), &format!("PRAGMA page_size={size}; VACUUM"));
         assert_eq!(once(primary.path("rb"), "PRAGMA page_size"), [size.to_string()]);
@@ -163,7 +150,7 @@ fn a_page_size_change_by_vacuum_goes_everywhere() {
         assert_same(&primary, &replica, "rb", &scratch);
     }
     // In WAL mode SQLite keeps the size; a size that does not exist is ignored.
-    fill(&primary, "wal", "wal");
+    sixty_rows(&primary, "wal", "wal");
     once(primary.path("wal"), "PRAGMA page_size=512; VACUUM; PRAGMA page_size=12345; VACUUM");
     assert_eq!(once(primary.path("wal"), "PRAGMA page_size; PRAGMA integrity_check"), ["4096", "ok"]);
     assert_same(&primary, &replica, "wal", &scratch);

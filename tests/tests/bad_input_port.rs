@@ -7,24 +7,14 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use litefs_tests::bad_input::{Before, assert_no_panic, names, rss_kb, wait_descriptors};
-use litefs_tests::http::{Response, get, request};
+use litefs_tests::http::{get, import, raw, request};
 use litefs_tests::node::{Node, pair, single};
+use litefs_tests::sample::{insert_rows, sixty_rows};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::once;
 use litefs_tests::watch::{Deadline, within};
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-fn with_data(node: &Node, db: &str, journal: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x);
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)
-             INSERT INTO t(x) SELECT hex(randomblob(200)) FROM n"
-        ),
-    );
-}
 
 /// A database file of SQLite's own making.
 fn database(scratch: &Scratch, page_size: u32) -> Vec<u8> {
@@ -32,16 +22,11 @@ fn database(scratch: &Scratch, page_size: u32) -> Vec<u8> {
     once(
         &path,
         &format!(
-            "PRAGMA page_size={page_size}; CREATE TABLE t(id INTEGER PRIMARY KEY, x);
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<60)
-             INSERT INTO t(x) SELECT 'made'||i FROM n"
+            "PRAGMA page_size={page_size}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); {}",
+            insert_rows(60, "'made'||i")
         ),
     );
     std::fs::read(&path).unwrap()
-}
-
-fn import(node: &Node, name: &str, body: &[u8]) -> Response {
-    request(node, "POST", &format!("/import?name={name}"), body, LIMIT).expect("an answer")
 }
 
 /// Everything beneath the data directory's parent: a name that leads out of it shows here.
@@ -68,7 +53,7 @@ fn hostile_names_are_refused_and_leave_nothing() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("badnames");
     let mut primary = single(&scratch);
-    with_data(&primary, "db", "wal");
+    sixty_rows(&primary, "db", "wal");
     let body = database(&scratch, 4096);
     let before = Before::of(&primary, "db");
     let dirs = directories(&scratch);
@@ -166,7 +151,7 @@ fn bodies_that_are_no_databases_are_refused() {
     let scratch = Scratch::new("badbodies");
     let (mut primary, mut replica) = pair(&scratch);
     for journal in ["wal", "delete"] {
-        with_data(&primary, journal, journal);
+        sixty_rows(&primary, journal, journal);
         replica.sync_with(&primary, journal);
     }
     let good = database(&scratch, 4096);
@@ -208,18 +193,6 @@ fn bodies_that_are_no_databases_are_refused() {
     assert_no_panic(&replica);
 }
 
-/// Sends `bytes` as they are; everything that comes back until the other side closes or is silent.
-fn raw(node: &Node, bytes: &[u8], silence: Duration) -> Vec<u8> {
-    let mut stream = TcpStream::connect(("127.0.0.1", node.port())).expect("connect");
-    stream.set_read_timeout(Some(silence)).unwrap();
-    stream.set_write_timeout(Some(LIMIT)).unwrap();
-    // The other side may have closed already; what it said counts.
-    let _ = stream.write_all(bytes);
-    let mut answer = Vec::new();
-    let _ = stream.take(1 << 20).read_to_end(&mut answer);
-    answer
-}
-
 fn position_map(entries: &[(&[u8], u64, u64)]) -> Vec<u8> {
     let mut out = (entries.len() as u32).to_be_bytes().to_vec();
     for (name, txid, sum) in entries {
@@ -253,7 +226,7 @@ fn position_maps_have_limits() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("badmaps");
     let mut primary = single(&scratch);
-    with_data(&primary, "db", "delete");
+    sixty_rows(&primary, "db", "delete");
     let before = Before::of(&primary, "db");
     let count = u32::MAX.to_be_bytes();
     let long_name = [&1_u32.to_be_bytes()[..], &4097_u32.to_be_bytes(), &[b'a'; 5000]].concat();
@@ -296,7 +269,7 @@ fn clients_without_manners_hold_nobody_up() {
     let _deadline = Deadline::secs(150);
     let scratch = Scratch::new("manners");
     let mut primary = single(&scratch);
-    with_data(&primary, "db", "wal");
+    sixty_rows(&primary, "db", "wal");
     let before = Before::of(&primary, "db");
     let memory = rss_kb(primary.pid());
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", primary.pid())).unwrap().count();

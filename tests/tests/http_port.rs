@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use litefsd::http::Options;
-use replication_net_support::client::{ask, start, try_start};
+use replication_net_support::client::Ask;
 use replication_net_support::{Node, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -129,7 +129,11 @@ async fn recorded_requests_are_answered_as_the_original_did() {
         let r = recorded(&name);
         let node = if name.starts_with("primary") { &primary } else { &replica };
         let headers: Vec<(&str, &str)> = r.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let got = ask(node.addr, r.h2, &r.method, &r.path, &headers, r.body.clone()).await;
+        let got = Ask::new(node.addr, r.h2, &r.method, &r.path)
+            .headers(&headers)
+            .body(r.body.clone())
+            .answer()
+            .await;
         let id = node.state.id.to_string();
         assert_eq!(header(&got.headers, "litefs-id"), Some(id.as_str()), "{name}");
         assert_eq!(header(&got.headers, "litefs-cluster-id"), Some(cluster), "{name}");
@@ -173,7 +177,7 @@ async fn metrics_have_the_names_types_and_labels_of_the_original() {
     eventually("the replica", || replica.store.pos("w.db") == primary.store.pos("w.db")).await;
     primary.store.commit("d.db", 4096, 1, &[(1, 2)]);
     eventually("the replica", || replica.store.pos("d.db") == primary.store.pos("d.db")).await;
-    let got = ask(primary.addr, false, "GET", "/metrics", &[], "").await;
+    let got = Ask::get(primary.addr, false, "/metrics").answer().await;
     assert_eq!(header(&got.headers, "content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(header(&got.headers, "litefs-id"), None);
     let series = |text: &str| -> BTreeMap<String, String> {
@@ -202,7 +206,7 @@ async fn metrics_have_the_names_types_and_labels_of_the_original() {
     assert!(text.contains("litefs_http_frame_send_count{db=\"d.db\",type=\"ltx\"} 1\n"), "{text}");
     assert!(text.contains("litefs_http_frame_send_count{db=\"d.db\",type=\"ltx:snapshot\"} 1\n"), "{text}");
     assert!(text.contains("litefs_is_primary 1\n") && text.contains("litefs_subscriber_count 1\n"), "{text}");
-    let vars = ask(primary.addr, false, "GET", "/debug/vars", &[], "").await;
+    let vars = Ask::get(primary.addr, false, "/debug/vars").answer().await;
     let vars: serde_json::Value = serde_json::from_slice(&vars.body).unwrap();
     assert_eq!(vars["store"]["dbs"]["d.db"]["txid"], "0000000000000002");
     replica.stop().await;
@@ -216,18 +220,18 @@ async fn import_and_export_move_whole_databases() {
     for h2 in [false, true] {
         for size in [2, 200] {
             let body = database(size);
-            let got = ask(primary.addr, h2, "POST", "/import?name=i.db", &[], body.clone()).await;
+            let got = Ask::post(primary.addr, h2, "/import?name=i.db", body.clone()).answer().await;
             assert_eq!((got.status.as_u16(), got.text().as_str()), (200, ""));
-            let got = ask(primary.addr, h2, "GET", "/export?name=i.db", &[], "").await;
+            let got = Ask::get(primary.addr, h2, "/export?name=i.db").answer().await;
             assert_eq!(got.status, 200);
             assert!(got.body == body);
         }
     }
     // More than fits into memory goes through a file, which does not stay.
     let big = file.repeat(8);
-    let got = ask(primary.addr, true, "POST", "/import?name=i.db", &[], big.clone()).await;
+    let got = Ask::post(primary.addr, true, "/import?name=i.db", big.clone()).answer().await;
     assert_eq!(got.status, 200);
-    assert!(ask(primary.addr, false, "GET", "/export?name=i.db", &[], "").await.body == big);
+    assert!(Ask::get(primary.addr, false, "/export?name=i.db").answer().await.body == big);
     assert_eq!(std::fs::read_dir(primary.store.spool_dir()).unwrap().count(), 0);
     let imports = *primary.store.imports.lock().unwrap();
     for (name, body, status, text) in [
@@ -238,11 +242,11 @@ async fn import_and_export_move_whole_databases() {
         ("x", database(1)[..99].to_vec(), 500, "read database header: invalid database header\n"),
         ("x", vec![0; 2 << 20], 500, "read database header: invalid database header\n"),
     ] {
-        let got = ask(primary.addr, true, "POST", &format!("/import?name={name}"), &[], body).await;
+        let got = Ask::post(primary.addr, true, &format!("/import?name={name}"), body).answer().await;
         assert!(got.status == status && got.text().starts_with(text), "{name}: {got:?}");
     }
     *primary.store.spool_budget.lock().unwrap() = 1 << 20;
-    let got = ask(primary.addr, true, "POST", "/import?name=i.db", &[], big).await;
+    let got = Ask::post(primary.addr, true, "/import?name=i.db", big).answer().await;
     assert_eq!(got.status, 413);
     assert_eq!(*primary.store.imports.lock().unwrap(), imports, "nothing of these reached the store");
 }
@@ -269,7 +273,7 @@ async fn a_failed_export_is_never_a_complete_answer() {
     primary.store.commit("d.db", 4096, 1, &[(1, 1)]);
     for (after, h2) in [(200_000, true), (200_000, false), (0, true), (0, false)] {
         *primary.store.break_snapshots.lock().unwrap() = Some(after);
-        let Ok(r) = try_start(primary.addr, h2, "GET", "/export?name=d.db", &[], "").await else {
+        let Ok(r) = Ask::get(primary.addr, h2, "/export?name=d.db").response().await else {
             assert!(after > 0 && h2);
             continue;
         };
@@ -289,7 +293,7 @@ async fn events_are_streamed_as_they_happen() {
     use http_body_util::BodyExt as _;
     let primary = Node::primary().await;
     for h2 in [false, true] {
-        let r = start(primary.addr, h2, "GET", "/events", &[], "").await;
+        let r = Ask::get(primary.addr, h2, "/events").response().await.unwrap();
         assert_eq!(header(r.headers(), "content-type"), Some("application/json"));
         let mut body = r.into_body();
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -343,13 +347,14 @@ async fn hostile_position_maps_are_refused() {
         (vec![255; 64], "position map of 4294967295 entries\n"),
         (long_name, "name of 65536 bytes in the position map\n"),
     ] {
-        let got = ask(primary.addr, true, "POST", "/stream", &[], map).await;
+        let got = Ask::post(primary.addr, true, "/stream", map).answer().await;
         assert_eq!((got.status.as_u16(), got.text().as_str()), (400, text));
     }
     let own = primary.state.id.to_string();
-    let got = ask(primary.addr, true, "POST", "/stream", &[("litefs-id", &own)], vec![0; 4]).await;
+    let got =
+        Ask::post(primary.addr, true, "/stream", vec![0; 4]).headers(&[("litefs-id", &own)]).answer().await;
     assert_eq!((got.status.as_u16(), got.text().as_str()), (400, "cannot connect to self\n"));
     primary.state.follow_nobody();
-    let got = ask(primary.addr, true, "POST", "/stream", &[], vec![0; 4]).await;
+    let got = Ask::post(primary.addr, true, "/stream", vec![0; 4]).answer().await;
     assert_eq!((got.status.as_u16(), got.text().as_str()), (503, "lease expired\n"));
 }

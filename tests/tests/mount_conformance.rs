@@ -3,26 +3,18 @@
 
 use std::time::Duration;
 
-use litefs_tests::faults::{copy_tree, files_below, flip_bit};
-use litefs_tests::http::{get, request};
+use litefs_tests::apps::{App, ledger};
+use litefs_tests::faults::{copy_tree, files_below, flip_bit, overwrite};
+use litefs_tests::http::{get, import};
 use litefs_tests::image::{assert_same, check_integrity, checked_export, checksum};
-use litefs_tests::node::{Node, SYNC_LIMIT, pair, single};
+use litefs_tests::node::{Node, pair, single};
 use litefs_tests::rng::Rng;
+use litefs_tests::sample::{BOTH_KINDS, JOURNALS, drop_everywhere, insert_rows, pair_with, table};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, once};
-use litefs_tests::watch::{Deadline, eventually, within};
+use litefs_tests::watch::{Deadline, within};
 
-const JOURNALS: [&str; 4] = ["delete", "truncate", "persist", "wal"];
 const LIMIT: Duration = Duration::from_secs(20);
-
-fn table(node: &Node, db: &str, journal: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) VALUES('one')"
-        ),
-    );
-}
 
 #[test]
 fn a_damaged_page_that_the_log_has_is_repaired() {
@@ -33,10 +25,7 @@ fn a_damaged_page_that_the_log_has_is_repaired() {
     let want = checked_export(&node, "db");
     // A crash, so that the start has to look; the last transactions are in the log.
     node.kill9();
-    let file = node.backing("db", "database");
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes[4096..4200].fill(0xEE);
-    std::fs::write(&file, &bytes).unwrap();
+    overwrite(&node.backing("db", "database"), 4096..4200, 0xEE);
     node.start();
     assert_eq!(checked_export(&node, "db"), want);
     assert_eq!(once(node.path("db"), "SELECT x FROM t"), ["one"]);
@@ -82,7 +71,8 @@ fn a_hot_journal_in_the_data_directory_is_rolled_back_at_start() {
     table(&node, "db", "delete");
     let want = checked_export(&node, "db");
     let mut s = Session::open(node.path("db"));
-    s.exec("PRAGMA cache_size=3; PRAGMA cache_spill=3; BEGIN; INSERT INTO t(x) SELECT hex(zeroblob(3000)) FROM (WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<100) SELECT i FROM c)");
+    s.exec("PRAGMA cache_size=3; PRAGMA cache_spill=3; BEGIN");
+    s.exec(&insert_rows(100, "hex(zeroblob(3000))"));
     let copy = scratch.join("copy");
     copy_tree(&node.data, &copy);
     assert!(files_below(&copy).iter().any(|(p, n)| p.ends_with("journal") && *n > 0), "a journal is there");
@@ -118,11 +108,10 @@ fn snapshots_taken_while_writing_are_whole() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("whole");
     let node = single(&scratch);
-    for journal in ["delete", "wal"] {
-        litefs_tests::apps::create_ledger(&node.path(journal), &format!("PRAGMA journal_mode={journal}"));
-        let writers: Vec<_> = (1..3)
-            .map(|w| litefs_tests::apps::App::writer(&node.path(journal), w, &["--pad", "3000"]))
-            .collect();
+    for journal in BOTH_KINDS {
+        ledger(&node, journal, journal);
+        let writers: Vec<_> =
+            (1..3).map(|w| App::writer(&node.path(journal), w, &["--pad", "3000"])).collect();
         for _ in 0..15 {
             let answer = get(&node, &format!("/export?name={journal}"), LIMIT).unwrap();
             assert_eq!(answer.status, 200);
@@ -143,8 +132,7 @@ fn snapshots_taken_while_writing_are_whole() {
 fn short_retention(scratch: &Scratch) -> (Node, Node) {
     let mut primary = Node::primary(scratch, "p");
     primary.set("data.retention", "1s").set("data.retention-monitor-interval", "200ms").start();
-    let mut replica = Node::replica(scratch, "r", &primary);
-    replica.start();
+    let replica = Node::replica(scratch, "r", &primary).started();
     (primary, replica)
 }
 
@@ -153,26 +141,25 @@ fn who_comes_after_retention_gets_a_snapshot() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("retention");
     let (primary, mut replica) = short_retention(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         table(&primary, journal, journal);
         replica.sync_with(&primary, journal);
     }
     replica.stop();
     let mut logged = Vec::new();
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         for _ in 0..30 {
             once(primary.path(journal), "INSERT INTO t(x) VALUES(hex(randomblob(20000)))");
         }
         logged.push(log_size(&primary, journal));
     }
     std::thread::sleep(Duration::from_secs(3));
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         once(primary.path(journal), "INSERT INTO t(x) VALUES('later')");
     }
     replica.start();
-    let mut late = Node::replica(&scratch, "late", &primary);
-    late.start();
-    for journal in ["delete", "wal"] {
+    let late = Node::replica(&scratch, "late", &primary).started();
+    for journal in BOTH_KINDS {
         assert_same(&primary, &replica, journal, &scratch);
         assert_same(&primary, &late, journal, &scratch);
         once(primary.path(journal), "INSERT INTO t(x) VALUES('increment')");
@@ -210,8 +197,7 @@ fn the_log_does_not_grow_for_ever_under_writes_or_at_rest() {
 fn the_filter_restricts_what_a_replica_gets() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("filter");
-    let mut primary = Node::primary(&scratch, "p");
-    primary.start();
+    let primary = single(&scratch);
     let mut replica = Node::replica(&scratch, "r", &primary);
     replica.set("lease.databases", "[wanted.db]").start();
     for db in ["wanted.db", "other.db", "wanted.db2"] {
@@ -228,12 +214,10 @@ fn the_filter_restricts_what_a_replica_gets() {
 fn a_node_of_another_cluster_applies_nothing() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("cluster");
-    let mut a = Node::primary(&scratch, "a");
-    a.start();
+    let a = Node::primary(&scratch, "a").started();
     table(&a, "db", "delete");
     // A node that has been the primary of a cluster of its own.
-    let mut b = Node::primary(&scratch, "b");
-    b.start();
+    let mut b = Node::primary(&scratch, "b").started();
     table(&b, "mine", "delete");
     let (mine, ids) =
         (checked_export(&b, "mine"), [&a, &b].map(|n| std::fs::read(n.data.join("clusterid")).unwrap()));
@@ -274,7 +258,7 @@ fn a_diverged_replica_gets_a_snapshot_and_its_own_is_kept() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("diverge");
     let (mut primary, mut replica) = pair(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         table(&primary, "db", journal);
         replica.sync_with(&primary, "db");
         let insert = |n: u32, x: &str| vec![format!("INSERT INTO t(x) VALUES('{x}')"); n as usize].join(";");
@@ -288,8 +272,7 @@ fn a_diverged_replica_gets_a_snapshot_and_its_own_is_kept() {
             once(primary.path("db"), "INSERT INTO t(x) VALUES('goes on')");
             assert_same(&primary, &replica, "db", &scratch);
         }
-        std::fs::remove_file(primary.path("db")).unwrap();
-        eventually(SYNC_LIMIT, "dropped", || (!replica.path("db").exists()).then_some(()));
+        drop_everywhere(&primary, &replica, "db");
     }
 }
 
@@ -336,14 +319,7 @@ fn import_makes_and_replaces_under_an_open_connection() {
                 "PRAGMA journal_mode={journal}; PRAGMA page_size=1024; CREATE TABLE t(x); INSERT INTO t VALUES('imported {i}')"
             ),
         );
-        let answer = request(
-            &primary,
-            "POST",
-            &format!("/import?name=new{i}"),
-            &std::fs::read(&source).unwrap(),
-            LIMIT,
-        )
-        .unwrap();
+        let answer = import(&primary, &format!("new{i}"), &std::fs::read(&source).unwrap());
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_same(&primary, &replica, &format!("new{i}"), &scratch);
         // Over a database of any mode, while an application has it open.
@@ -384,16 +360,14 @@ fn only_byte_72_of_the_lock_file_can_be_locked() {
 fn a_bit_flipped_in_the_log_is_never_sent_as_true() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("corruptltx");
-    let (mut primary, mut replica) = pair(&scratch);
-    table(&primary, "db", "wal");
-    replica.sync_with(&primary, "db");
+    let (mut primary, mut replica) = pair_with(&scratch, &["wal"], table);
     replica.stop();
-    once(primary.path("db"), "INSERT INTO t(x) VALUES('not sent yet')");
+    once(primary.path("wal"), "INSERT INTO t(x) VALUES('not sent yet')");
     primary.stop();
-    let log = primary.backing("db", "log");
+    let log = primary.backing("wal", "log");
     let segment = files_below(&log).into_iter().next_back().expect("a segment").0;
     flip_bit(&segment, 4096, 9000, &mut Rng::new(3));
     primary.start();
     replica.start();
-    assert_same(&primary, &replica, "db", &scratch);
+    assert_same(&primary, &replica, "wal", &scratch);
 }

@@ -4,36 +4,29 @@
 
 use std::time::{Duration, Instant};
 
-use litefs_tests::apps::{App, acknowledged, check_ledger, create_ledger};
+use litefs_tests::apps::{App, acknowledged, assert_same_ledger, check_ledger, ledger};
 use litefs_tests::faults::{attach, inject, no_injection};
 use litefs_tests::image::{assert_same, checked_export};
 use litefs_tests::node::{Node, pair, single};
 use litefs_tests::proc::Proc;
 use litefs_tests::rng::Rng;
+use litefs_tests::sample::{JOURNALS, empty_table, pair_with, table};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, once};
 use litefs_tests::watch::{Deadline, eventually, soak_factor, within};
 
-const JOURNALS: [&str; 4] = ["DELETE", "TRUNCATE", "PERSIST", "WAL"];
 /// Every sync of the daemon takes this long, in µs: the window in which a writer is killed.
 const SLOW_SYNC: &str = "delay_enter=600000";
 
-fn table(node: &Node, db: &str, journal: &str) {
-    once(node.path(db), &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x)"));
-}
-
 /// A WAL database on a daemon whose syncs are slow, and a replica.
 fn slow_pair(scratch: &Scratch) -> (Node, Node, Proc) {
-    let (primary, replica) = pair(scratch);
-    table(&primary, "db", "wal");
-    once(primary.path("db"), "INSERT INTO t(x) VALUES('first')");
-    replica.sync_with(&primary, "db");
+    let (primary, replica) = pair_with(scratch, &["wal"], table);
     let slow = attach(&primary, "fdatasync,fsync", SLOW_SYNC);
     (primary, replica, slow)
 }
 
 fn kill_a_writer_in_fsync(primary: &Node) {
-    let mut writer = Session::open(primary.path("db"));
+    let mut writer = Session::open(primary.path("wal"));
     writer.exec("PRAGMA synchronous=FULL; SELECT count(*) FROM t");
     writer.start("INSERT INTO t(x) VALUES('in fsync')");
     assert_eq!(writer.finish(Duration::from_millis(250)), None, "the sync is slow");
@@ -45,19 +38,19 @@ fn a_writer_killed_in_fsync_while_another_lives_is_never_seen() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("d6");
     let (primary, replica, slow) = slow_pair(&scratch);
-    let mut other = Session::open(primary.path("db"));
+    let mut other = Session::open(primary.path("wal"));
     other.exec("PRAGMA synchronous=OFF; SELECT count(*) FROM t");
-    let before = primary.pos("db");
+    let before = primary.pos("wal");
     kill_a_writer_in_fsync(&primary);
     drop(slow);
     assert_eq!(other.one("SELECT count(*) FROM t"), "1");
-    assert_eq!(primary.pos("db"), before, "published what nobody can see");
+    assert_eq!(primary.pos("wal"), before, "published what nobody can see");
     other.exec("PRAGMA busy_timeout=20000; INSERT INTO t(x) VALUES('next')");
-    assert_eq!(other.exec("SELECT x FROM t"), ["first", "next"]);
-    replica.sync_with(&primary, "db");
-    assert_eq!(once(replica.path("db"), "SELECT x FROM t"), ["first", "next"]);
+    assert_eq!(other.exec("SELECT x FROM t"), ["one", "next"]);
+    replica.sync_with(&primary, "wal");
+    assert_eq!(once(replica.path("wal"), "SELECT x FROM t"), ["one", "next"]);
     other.close();
-    assert_same(&primary, &replica, "db", &scratch);
+    assert_same(&primary, &replica, "wal", &scratch);
 }
 
 #[test]
@@ -65,24 +58,24 @@ fn a_writer_killed_in_fsync_alone_is_recovered_by_the_next() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("d7");
     let (primary, replica, slow) = slow_pair(&scratch);
-    let before = primary.txid("db");
+    let before = primary.txid("wal");
     kill_a_writer_in_fsync(&primary);
     drop(slow);
-    let rows = once(primary.path("db"), "SELECT x FROM t");
+    let rows = once(primary.path("wal"), "SELECT x FROM t");
     // The next opener recovers it, unless it came so late that the daemon had settled the leftover (rule
     // W9). Either way everybody agrees.
-    if rows == ["first", "in fsync"] {
+    if rows == ["one", "in fsync"] {
         eventually(Duration::from_secs(10), "what recovery made visible is published", || {
-            (primary.txid("db") == before + 1).then_some(())
+            (primary.txid("wal") == before + 1).then_some(())
         });
     } else {
-        assert_eq!(rows, ["first"]);
+        assert_eq!(rows, ["one"]);
         eprintln!("settled before the next opener came");
-        assert_eq!(primary.txid("db"), before);
+        assert_eq!(primary.txid("wal"), before);
     }
-    replica.sync_with(&primary, "db");
-    assert_eq!(once(replica.path("db"), "SELECT x FROM t"), rows);
-    assert_same(&primary, &replica, "db", &scratch);
+    replica.sync_with(&primary, "wal");
+    assert_eq!(once(replica.path("wal"), "SELECT x FROM t"), rows);
+    assert_same(&primary, &replica, "wal", &scratch);
 }
 
 #[test]
@@ -91,7 +84,7 @@ fn slow_syncs_of_many_databases_do_not_stall_the_rest() {
     let scratch = Scratch::new("d28");
     let primary = single(&scratch);
     for i in 0..8 {
-        table(&primary, &format!("db{i}"), "wal");
+        empty_table(&primary, &format!("db{i}"), "wal");
     }
     let slow = attach(&primary, "fdatasync,fsync", SLOW_SYNC);
     let mut reader = Session::open(primary.path("db7"));
@@ -123,7 +116,7 @@ fn a_killed_daemon_is_gone_at_once_and_maps_nothing_of_its_mount() {
     let mut node = single(&scratch);
     let mut sessions = Vec::new();
     for journal in JOURNALS {
-        table(&node, journal, journal);
+        empty_table(&node, journal, journal);
         let mut s = Session::open(node.path(journal));
         s.exec("INSERT INTO t(x) VALUES(1)");
         sessions.push(s);
@@ -148,7 +141,7 @@ fn connections_that_outlive_a_daemon_destroy_nothing() {
     let scratch = Scratch::new("d11");
     let (mut primary, replica) = pair(&scratch);
     for journal in JOURNALS {
-        table(&primary, journal, journal);
+        empty_table(&primary, journal, journal);
         let mut stale = Session::open(primary.path(journal));
         stale.exec("INSERT INTO t(x) VALUES('before'); INSERT INTO t(x) VALUES('before')");
         primary.kill9();
@@ -163,7 +156,7 @@ fn connections_that_outlive_a_daemon_destroy_nothing() {
         assert!(result.is_err(), "{journal}: a write through a dead mount succeeded");
         stale.close();
         assert!(
-            !primary.path(&format!("{journal}-journal")).exists() || journal != "DELETE",
+            !primary.path(&format!("{journal}-journal")).exists() || journal != "delete",
             "a hot journal is left"
         );
         let mut third = Session::open(primary.path(journal));
@@ -186,7 +179,7 @@ fn kills_of_the_daemon(journal: &str, rounds: u64) {
     let scratch = Scratch::new("killd");
     let (mut primary, replica) = pair(&scratch);
     let mut rng = Rng::new(Rng::seed_or(5));
-    create_ledger(&primary.path("db"), &format!("PRAGMA journal_mode={journal}"));
+    ledger(&primary, "db", journal);
     let mut said = Vec::new();
     for round in 0..rounds {
         let args = ["--setup", "PRAGMA synchronous=FULL", "--stop-on-error", "--pad", "900"];
@@ -315,7 +308,7 @@ fn a_replica_killed_while_applying_goes_on() {
     let (primary, mut replica) = pair(&scratch);
     let mut rng = Rng::new(Rng::seed_or(6));
     for journal in JOURNALS {
-        create_ledger(&primary.path(journal), &format!("PRAGMA journal_mode={journal}"));
+        ledger(&primary, journal, journal);
     }
     let writers: Vec<App> =
         JOURNALS.iter().map(|j| App::writer(&primary.path(j), 1, &["--pause", "2"])).collect();
@@ -326,7 +319,6 @@ fn a_replica_killed_while_applying_goes_on() {
     }
     for (journal, writer) in JOURNALS.iter().zip(writers) {
         let acks = acknowledged(&[writer.stop()]);
-        assert_same(&primary, &replica, journal, &scratch);
-        check_ledger(&replica.path(journal), &acks);
+        assert_same_ledger(&primary, &replica, journal, &acks, &scratch);
     }
 }

@@ -4,25 +4,17 @@
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use litefs_tests::faults::{SmallDisk, copy_tree, files_below, flip_bit, inject, no_injection};
+use litefs_tests::faults::{SmallDisk, copy_tree, files_to_damage, flip_bit, inject, no_injection, restore};
 use litefs_tests::http;
 use litefs_tests::image::{assert_same, check_integrity, checked_export, dump};
 use litefs_tests::node::{Node, pair, single};
 use litefs_tests::rng::Rng;
+use litefs_tests::sample::{BOTH_KINDS, pair_with, table};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, codes, once};
 use litefs_tests::watch::Deadline;
 
 const ROW: &str = "INSERT INTO t(x) VALUES(hex(randomblob(20000)))";
-
-fn table(node: &Node, db: &str, journal: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) VALUES('one')"
-        ),
-    );
-}
 
 #[test]
 fn a_full_disk_on_the_primary_heals_by_itself() {
@@ -30,7 +22,7 @@ fn a_full_disk_on_the_primary_heals_by_itself() {
     let scratch = Scratch::new("fullp");
     let disk = SmallDisk::mount(&scratch.dir("p").join("data"), 80);
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         table(&primary, journal, journal);
         replica.sync_with(&primary, journal);
         let mut s = Session::open(primary.path(journal));
@@ -78,7 +70,7 @@ fn a_full_disk_on_the_replica_heals_by_itself() {
     let scratch = Scratch::new("fullr");
     let disk = SmallDisk::mount(&scratch.dir("r").join("data"), 80);
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         table(&primary, journal, journal);
         replica.sync_with(&primary, journal);
         let ballast = disk.fill(200);
@@ -115,8 +107,7 @@ fn a_failed_sync_is_never_acknowledged_later() {
     let scratch = Scratch::new("e11");
     for journal in ["wal", "delete"] {
         for n in 1..=4 {
-            let mut node = Node::primary(&scratch, "p");
-            node.start();
+            let mut node = single(&scratch);
             table(&node, "db", journal);
             node.stop();
             inject(&mut node, "fdatasync,fsync", &format!("error=EIO:when={n}"));
@@ -159,18 +150,32 @@ fn a_failed_sync_is_never_acknowledged_later() {
     }
 }
 
-fn with_two_databases(scratch: &Scratch) -> (Node, Node) {
-    let (primary, replica) = pair(scratch);
-    for journal in ["delete", "wal"] {
-        table(&primary, journal, journal);
-        once(
-            primary.path(journal),
-            "INSERT INTO t(x) SELECT hex(zeroblob(3000)) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3)",
-        );
-        once(primary.path(journal), "UPDATE t SET x='small' WHERE id=2");
-        replica.sync_with(&primary, journal);
+/// Besides the table: pages that a transaction filled and the next one left.
+fn small_and_large_rows(node: &Node, db: &str, journal: &str) {
+    table(node, db, journal);
+    once(
+        node.path(db),
+        "INSERT INTO t(x) SELECT hex(zeroblob(3000)) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3)",
+    );
+    once(node.path(db), "UPDATE t SET x='small' WHERE id=2");
+}
+
+/// Flips a bit in each file of a stopped node in turn, the others being as they are now, and tells `look`
+/// which one it was and where the log of that start begins. Segments are zeros behind their end: what is used is damaged.
+fn each_flipped(node: &mut Node, seed: u64, scratch: &Scratch, mut look: impl FnMut(&mut Node, &str, usize)) {
+    let good = scratch.join("good");
+    copy_tree(&node.data, &good);
+    let mut rng = Rng::new(Rng::seed_or(seed));
+    for (name, size) in files_to_damage(&good) {
+        restore(node, &good);
+        let at = flip_bit(&node.data.join(&name), 0, size.min(6000), &mut rng);
+        let what = format!("bit flipped in {} at {at}", name.display());
+        eprintln!("{what}");
+        let offset = node.log_text().len();
+        node.start();
+        look(node, &what, offset);
+        node.stop();
     }
-    (primary, replica)
 }
 
 /// E15, replica: one bit in any of its files; it ends equal to the primary whatever it was.
@@ -178,28 +183,14 @@ fn with_two_databases(scratch: &Scratch) -> (Node, Node) {
 fn a_flipped_bit_on_a_stopped_replica_is_healed_from_the_primary() {
     let _deadline = Deadline::secs(300);
     let scratch = Scratch::new("fliprepl");
-    let (primary, mut replica) = with_two_databases(&scratch);
+    let (primary, mut replica) = pair_with(&scratch, &BOTH_KINDS, small_and_large_rows);
     replica.stop();
-    let good = scratch.join("good");
-    copy_tree(&replica.data, &good);
-    let mut rng = Rng::new(Rng::seed_or(15));
-    for (file, size) in files_below(&good) {
-        let name = file.strip_prefix(&good).unwrap();
-        if size == 0 || name.ends_with("clusterid") || name.ends_with("lock") {
-            continue;
-        }
-        std::fs::remove_dir_all(&replica.data).unwrap();
-        copy_tree(&good, &replica.data);
-        // Segments are zeros behind their end: damage what is used.
-        let at = flip_bit(&replica.data.join(name), 0, size.min(6000), &mut rng);
-        eprintln!("bit flipped in {} at {at}", name.display());
-        replica.start();
-        for db in ["delete", "wal"] {
+    each_flipped(&mut replica, 15, &scratch, |replica, _, _| {
+        for db in BOTH_KINDS {
             once(primary.path(db), "INSERT INTO t(x) VALUES('later')");
-            assert_same(&primary, &replica, db, &scratch);
+            assert_same(&primary, replica, db, &scratch);
         }
-        replica.stop();
-    }
+    });
 }
 
 /// E15, primary: there is no peer to heal from; it must start, say so, and serve nothing false as true.
@@ -207,26 +198,13 @@ fn a_flipped_bit_on_a_stopped_replica_is_healed_from_the_primary() {
 fn a_flipped_bit_on_a_stopped_primary_is_noticed() {
     let _deadline = Deadline::secs(300);
     let scratch = Scratch::new("flipprim");
-    let (mut primary, mut replica) = with_two_databases(&scratch);
-    let want: Vec<_> = ["delete", "wal"].map(|db| checked_export(&primary, db)).into();
+    let (mut primary, mut replica) = pair_with(&scratch, &BOTH_KINDS, small_and_large_rows);
+    let want = BOTH_KINDS.map(|db| checked_export(&primary, db));
     replica.stop();
     primary.stop();
-    let good = scratch.join("good");
-    copy_tree(&primary.data, &good);
-    let mut rng = Rng::new(Rng::seed_or(16));
-    for (file, size) in files_below(&good) {
-        let name = file.strip_prefix(&good).unwrap();
-        if size == 0 || name.ends_with("clusterid") || name.ends_with("lock") {
-            continue;
-        }
-        std::fs::remove_dir_all(&primary.data).unwrap();
-        copy_tree(&good, &primary.data);
-        let at = flip_bit(&primary.data.join(name), 0, size.min(6000), &mut rng);
-        let what = format!("bit flipped in {} at {at}", name.display());
-        let log_before = primary.log_text().len();
-        primary.start();
-        for (db, (pos, image)) in ["delete", "wal"].iter().zip(&want) {
-            let answer = http::get(&primary, &format!("/export?name={db}"), Duration::from_secs(20));
+    each_flipped(&mut primary, 16, &scratch, |primary, what, log_before| {
+        for (db, (pos, image)) in BOTH_KINDS.iter().zip(&want) {
+            let answer = http::get(primary, &format!("/export?name={db}"), Duration::from_secs(20));
             let noticed = primary.log_text()[log_before..].to_lowercase();
             let noticed = ["quarantine", "checksum", "corrupt", "mismatch", "damaged"]
                 .iter()
@@ -243,8 +221,7 @@ fn a_flipped_bit_on_a_stopped_primary_is_noticed() {
                 ),
             }
         }
-        primary.stop();
-    }
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use litefs_tests::image::{assert_same, checked_export, page_size};
 use litefs_tests::node::{Node, pair};
+use litefs_tests::sample::{BOTH_KINDS, JOURNALS};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, Sqlite, codes, once};
 use litefs_tests::watch::{Deadline, eventually};
@@ -25,7 +26,7 @@ fn vacuum_shrinks_and_the_replica_with_it() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("vacuum");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "truncate", "persist", "wal"] {
+    for journal in JOURNALS {
         for page in [512, 4096, 65536] {
             let db = format!("{journal}{page}.db");
             let mut s =
@@ -49,7 +50,7 @@ fn auto_vacuum_full_and_incremental() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("autovac");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         for kind in [1, 2] {
             let db = format!("{journal}{kind}.db");
             let mut s =
@@ -135,7 +136,7 @@ fn exclusive_locking_early_and_late_in_every_mode() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("excl");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "truncate", "persist", "wal"] {
+    for journal in JOURNALS {
         for early in [true, false] {
             let db = format!("{journal}-{early}.db");
             create(&primary, &db, &format!("PRAGMA journal_mode={journal}")).close();
@@ -169,7 +170,7 @@ fn attach_commits_several_files() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("attach");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "truncate", "persist", "wal"] {
+    for journal in JOURNALS {
         let dbs = ["a", "b", "c"].map(|n| format!("{journal}-{n}.db"));
         let mut s = create(&primary, &dbs[0], &format!("PRAGMA journal_mode={journal}"));
         for (i, db) in dbs.iter().enumerate().skip(1) {
@@ -202,7 +203,7 @@ fn a_writer_waits_for_a_reader_and_goes_on() {
     let scratch = Scratch::new("wait");
     let (primary, replica) = pair(&scratch);
     let mut writer = create(&primary, "db", "PRAGMA journal_mode=delete");
-    let mut reader = Session::with(Sqlite::Debian, &primary.path("db").display().to_string());
+    let mut reader = Session::open_with(Sqlite::Debian, primary.path("db"));
     reader.exec("BEGIN; SELECT count(*) FROM t");
     writer.exec("PRAGMA busy_timeout=20000");
     writer.start("INSERT INTO t(x) VALUES('waits')");
@@ -220,10 +221,10 @@ fn a_savepoint_commits_what_it_released_and_nothing_else() {
     let scratch = Scratch::new("savep");
     let (primary, replica) = pair(&scratch);
     for which in Sqlite::ALL {
-        for journal in ["delete", "wal"] {
+        for journal in BOTH_KINDS {
             let db = format!("{journal}{which:?}.db");
             create(&primary, &db, &format!("PRAGMA journal_mode={journal}")).close();
-            let mut s = Session::with(which, &primary.path(&db).display().to_string());
+            let mut s = Session::open_with(which, primary.path(&db));
             s.exec("PRAGMA cache_size=5; PRAGMA cache_spill=5");
             // SAVEPOINT outside a transaction starts one.
             s.exec(&format!(

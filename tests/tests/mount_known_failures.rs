@@ -4,24 +4,16 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use litefs_tests::faults::files_below;
-use litefs_tests::http::{get, request};
+use litefs_tests::faults::{files_below, overwrite};
+use litefs_tests::http::{get, import, raw, request};
 use litefs_tests::image::{assert_same, checked_export};
-use litefs_tests::node::{Node, SYNC_LIMIT, pair, single};
+use litefs_tests::node::{Node, pair, single};
+use litefs_tests::sample::{JOURNALS, insert_rows, pair_with, table, wait_gone};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, once};
-use litefs_tests::watch::{Deadline, eventually};
+use litefs_tests::watch::Deadline;
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-fn table(node: &Node, db: &str, journal: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) VALUES('one')"
-        ),
-    );
-}
 
 #[test]
 fn vacuum_in_wal_mode_at_every_size_around_256_pages() {
@@ -67,7 +59,7 @@ fn importing_a_bad_file_changes_nothing() {
         ("header only", good[..100].to_vec()),
     ];
     for (what, bytes) in cases {
-        let answer = request(&primary, "POST", "/import?name=db", &bytes, LIMIT).unwrap();
+        let answer = import(&primary, "db", &bytes);
         assert!(answer.status >= 400, "{what}: {}", answer.status);
         assert_eq!(checked_export(&primary, "db"), before, "{what}");
         assert_eq!(holder.one("SELECT count(*) FROM t"), "2", "{what}");
@@ -88,7 +80,7 @@ fn pages_that_a_growing_transaction_never_wrote_are_there() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("holes");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "truncate", "persist", "wal"] {
+    for journal in JOURNALS {
         let mut s = Session::open(primary.path(journal));
         s.exec(&format!(
             "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); CREATE TABLE keep(x)"
@@ -107,10 +99,10 @@ fn a_crash_in_the_first_transaction_blocks_no_start() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("firsttx");
     let mut node = single(&scratch);
-    for journal in ["delete", "truncate", "persist", "wal"] {
+    for journal in JOURNALS {
         let mut s = Session::open(node.path(journal));
         s.exec(&format!("PRAGMA journal_mode={journal}; PRAGMA cache_size=3; PRAGMA cache_spill=3"));
-        s.exec("BEGIN; CREATE TABLE t(x); INSERT INTO t SELECT hex(zeroblob(3000)) FROM (WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<300) SELECT i FROM c)");
+        s.exec(&format!("BEGIN; CREATE TABLE t(x); {}", insert_rows(300, "hex(zeroblob(3000))")));
         node.kill9();
         s.kill9();
         node.start();
@@ -135,10 +127,7 @@ fn a_bad_header_deletes_nothing() {
     replica.stop();
     primary.stop();
     for node in [&primary, &replica] {
-        let file = node.backing("db", "database");
-        let mut bytes = std::fs::read(&file).unwrap();
-        bytes[..100].fill(0x42);
-        std::fs::write(&file, &bytes).unwrap();
+        overwrite(&node.backing("db", "database"), 0..100, 0x42);
     }
     let content = |node: &Node| files_below(&node.data).iter().map(|(_, n)| *n).sum::<u64>();
     let before = content(&primary);
@@ -158,10 +147,9 @@ fn a_bad_header_deletes_nothing() {
 fn a_client_of_a_dropped_database_kills_no_daemon() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("dropped");
-    let (primary, mut replica) = pair(&scratch);
-    for journal in ["wal", "delete"] {
-        table(&primary, journal, journal);
-        replica.sync_with(&primary, journal);
+    let modes = ["wal", "delete"];
+    let (primary, mut replica) = pair_with(&scratch, &modes, table);
+    for journal in modes {
         let mut reader = Session::open(replica.path(journal));
         reader.exec("BEGIN; SELECT * FROM t");
         std::fs::remove_file(primary.path(journal)).unwrap();
@@ -170,7 +158,7 @@ fn a_client_of_a_dropped_database_kills_no_daemon() {
         let _ = reader.try_exec("COMMIT");
         let _ = reader.try_exec("INSERT INTO t(x) VALUES('no')");
         reader.close();
-        eventually(SYNC_LIMIT, "it is dropped", || (!replica.path(journal).exists()).then_some(()));
+        wait_gone(&replica, journal);
         assert!(replica.is_running());
         table(&primary, journal, journal);
         assert_same(&primary, &replica, journal, &scratch);
@@ -200,7 +188,7 @@ fn hostile_names_and_ids_are_refused_and_leave_nothing() {
         &long,
     ];
     for name in names {
-        let answer = request(&node, "POST", &format!("/import?name={name}"), &image, LIMIT).unwrap();
+        let answer = import(&node, name, &image);
         assert!((400..500).contains(&answer.status), "import {name:?}: {}", answer.status);
         let answer = get(&node, &format!("/export?name={name}"), LIMIT).unwrap();
         assert!((400..500).contains(&answer.status), "export {name:?}: {}", answer.status);
@@ -270,8 +258,6 @@ fn a_failed_export_keeps_its_target() {
 /// The daemon and its peers are sent what is no HTTP, no LTX, or stops in the middle.
 #[test]
 fn garbage_on_the_cluster_port_hurts_nobody() {
-    use std::io::{Read as _, Write as _};
-    use std::net::TcpStream;
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("garbage");
     let (mut primary, replica) = pair(&scratch);
@@ -290,10 +276,7 @@ fn garbage_on_the_cluster_port_hurts_nobody() {
             .to_vec(),
     ];
     for bytes in cases {
-        let mut c = TcpStream::connect(("127.0.0.1", primary.port())).unwrap();
-        c.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let _ = c.write_all(&bytes);
-        let _ = c.read(&mut [0; 100]);
+        let _ = raw(&primary, &bytes, Duration::from_millis(300));
     }
     for map in [vec![0xff; 100], vec![0xff, 0xff, 0xff, 0xff], vec![0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]] {
         let _ = request(&primary, "POST", "/stream", &map, Duration::from_secs(1));

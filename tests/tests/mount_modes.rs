@@ -3,6 +3,7 @@
 
 use litefs_tests::image::{assert_same, assert_same_bytes, check_integrity, checked_export};
 use litefs_tests::node::{Node, pair, single};
+use litefs_tests::sample::{BOTH_KINDS, JOURNALS, drop_everywhere, wait_gone};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, Sqlite, once};
 use litefs_tests::watch::Deadline;
@@ -17,7 +18,7 @@ fn step(node: &Node, db: &str, session: &mut Session, n: u64, sql: &str) {
 }
 
 fn life_of_a_database(node: &Node, db: &str, journal: &str, page_size: u32, which: Sqlite) {
-    let mut s = Session::with(which, &node.path(db).display().to_string());
+    let mut s = Session::open_with(which, node.path(db));
     s.exec(&format!("PRAGMA page_size={page_size}"));
     assert_eq!(s.one(&format!("PRAGMA journal_mode={journal}")), journal);
     step(node, db, &mut s, 1, "CREATE TABLE t(id INTEGER PRIMARY KEY, a INT, b TEXT)");
@@ -107,7 +108,7 @@ fn every_synchronous_level_and_sector_size() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("sync");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "truncate", "persist", "wal"] {
+    for journal in JOURNALS {
         for sync in ["off", "normal", "full", "extra"] {
             for psow in [0, 1] {
                 let db = format!("{journal}-{sync}-{psow}.db");
@@ -138,7 +139,7 @@ fn a_spilled_transaction_has_several_journal_headers_and_is_one_transaction() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("spill");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "truncate", "persist", "wal"] {
+    for journal in JOURNALS {
         let db = format!("{journal}.db");
         let mut s = Session::open(primary.path(&db));
         s.exec(&format!("PRAGMA journal_mode={journal}; PRAGMA cache_size=5; PRAGMA cache_spill=5"));
@@ -251,20 +252,18 @@ fn a_dropped_database_can_be_made_again_and_its_numbers_go_on() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("drop");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         let db = format!("{journal}.db");
         once(
             primary.path(&db),
             &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(x); INSERT INTO t VALUES(1)"),
         );
         let first = assert_same(&primary, &replica, &db, &scratch);
-        std::fs::remove_file(primary.path(&db)).unwrap();
+        drop_everywhere(&primary, &replica, &db);
         for end in ["", "-journal", "-wal", "-shm"] {
             let name = format!("{db}{end}");
             assert!(!primary.path(&name).exists(), "{name}");
-            litefs_tests::watch::eventually(litefs_tests::node::SYNC_LIMIT, &name, || {
-                (!replica.path(&name).exists()).then_some(())
-            });
+            wait_gone(&replica, &name);
         }
         once(
             primary.path(&db),

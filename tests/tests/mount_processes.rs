@@ -3,15 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use litefs_tests::apps::{App, acknowledged, check_ledger, create_ledger};
+use litefs_tests::apps::{App, acknowledged, assert_same_ledger, check_ledger, ledger};
 use litefs_tests::image::assert_same;
-use litefs_tests::node::pair;
+use litefs_tests::node::{Node, pair};
 use litefs_tests::rng::Rng;
+use litefs_tests::sample::{JOURNALS, pair_with};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, Sqlite};
 use litefs_tests::watch::{Deadline, soak_factor, within};
-
-const JOURNALS: [&str; 4] = ["DELETE", "TRUNCATE", "PERSIST", "WAL"];
 
 #[test]
 fn a_driver_writes_while_the_command_reads() {
@@ -23,7 +22,7 @@ fn a_driver_writes_while_the_command_reads() {
         writer.exec(&format!(
             "PRAGMA journal_mode={journal}; PRAGMA busy_timeout=5000; CREATE TABLE t(x INTEGER PRIMARY KEY)"
         ));
-        let mut cli = Session::with(Sqlite::Debian, &primary.path(journal).display().to_string());
+        let mut cli = Session::open_with(Sqlite::Debian, primary.path(journal));
         cli.exec("PRAGMA busy_timeout=5000");
         let end = Instant::now() + Duration::from_millis(1500);
         let (mut n, mut last) = (0_i64, 0_i64);
@@ -46,17 +45,15 @@ fn a_driver_writes_while_the_command_reads() {
 fn crowd(journal: &str, writers: u32, readers: usize, seconds: u64) {
     let _deadline = Deadline::secs(seconds * 4 + 120);
     let scratch = Scratch::new("crowd");
-    let (primary, replica) = pair(&scratch);
-    let db = primary.path("db");
-    create_ledger(&db, &format!("PRAGMA journal_mode={journal}"));
-    replica.sync_with(&primary, "db");
+    let (primary, replica) = pair_with(&scratch, &[journal], ledger);
+    let db = primary.path(journal);
     let mut rng = Rng::new(Rng::seed_or(77));
     let start = |w: u32| App::writer(&db, w, &["--pause", "3", "--pad", "400"]);
     let mut writing: Vec<App> = (1..=writers).map(start).collect();
     let reading: Vec<App> = (0..readers)
         .map(|i| {
             // Half of them on the replica; some keep a snapshot open, some open the file anew each time.
-            let path = if i % 2 == 0 { &db } else { &replica.path("db") };
+            let path = if i % 2 == 0 { &db } else { &replica.path(journal) };
             match i % 3 {
                 0 => App::reader(path, &["--hold", "40"]),
                 1 => App::reader(path, &["--setup", "PRAGMA mmap_size=100000000"]),
@@ -88,8 +85,7 @@ fn crowd(journal: &str, writers: u32, readers: usize, seconds: u64) {
     let acks = acknowledged(&said);
     let rows = check_ledger(&db, &acks);
     assert!(rows >= u64::from(writers), "{rows} transactions");
-    assert_same(&primary, &replica, "db", &scratch);
-    check_ledger(&replica.path("db"), &acks);
+    assert_same_ledger(&primary, &replica, journal, &acks, &scratch);
 }
 
 #[test]
@@ -118,18 +114,16 @@ fn a_late_joiner_gets_a_snapshot_and_then_every_transaction() {
     let scratch = Scratch::new("late");
     let (primary, replica) = pair(&scratch);
     for journal in JOURNALS {
-        create_ledger(&primary.path(journal), &format!("PRAGMA journal_mode={journal}"));
+        ledger(&primary, journal, journal);
     }
     let writers: Vec<App> =
         JOURNALS.iter().map(|j| App::writer(&primary.path(j), 1, &["--pause", "3"])).collect();
     std::thread::sleep(Duration::from_millis(700));
-    let mut late = litefs_tests::node::Node::replica(&scratch, "late", &primary);
-    late.start();
+    let late = Node::replica(&scratch, "late", &primary).started();
     std::thread::sleep(Duration::from_millis(700));
     for (journal, writer) in JOURNALS.iter().zip(writers) {
         let acks = acknowledged(&[writer.stop()]);
-        assert_same(&primary, &late, journal, &scratch);
+        assert_same_ledger(&primary, &late, journal, &acks, &scratch);
         assert_same(&primary, &replica, journal, &scratch);
-        check_ledger(&late.path(journal), &acks);
     }
 }

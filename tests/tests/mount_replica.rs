@@ -3,23 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use litefs_tests::apps::{App, acknowledged, check_ledger, create_ledger};
+use litefs_tests::apps::{App, acknowledged, assert_same_ledger, ledger};
 use litefs_tests::image::assert_same;
-use litefs_tests::node::{Node, pair};
+use litefs_tests::node::{Node, pair, single};
+use litefs_tests::sample::{BOTH_KINDS, JOURNALS, pair_with, table};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, Sqlite, codes, once};
 use litefs_tests::watch::{Deadline, eventually};
-
-const JOURNALS: [&str; 4] = ["delete", "truncate", "persist", "wal"];
-
-fn table(node: &Node, db: &str, journal: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) VALUES('one')"
-        ),
-    );
-}
 
 #[test]
 fn a_write_on_the_replica_never_succeeds() {
@@ -30,7 +20,7 @@ fn a_write_on_the_replica_never_succeeds() {
         table(&primary, journal, journal);
         let pos = replica.sync_with(&primary, journal);
         for which in Sqlite::ALL {
-            let mut s = Session::with(which, &replica.path(journal).display().to_string());
+            let mut s = Session::open_with(which, replica.path(journal));
             for sql in [
                 "INSERT INTO t(x) VALUES('no')",
                 "UPDATE t SET x='no'",
@@ -58,8 +48,7 @@ fn a_write_on_the_replica_never_succeeds() {
 fn with_readonly_the_answer_is_readonly_in_every_mode() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("readonly");
-    let mut primary = Node::primary(&scratch, "p");
-    primary.start();
+    let primary = single(&scratch);
     let mut replica = Node::replica(&scratch, "r", &primary);
     replica.set("fuse.replica-writes", "readonly").start();
     for journal in JOURNALS {
@@ -81,10 +70,8 @@ fn with_readonly_the_answer_is_readonly_in_every_mode() {
 fn busy_comes_at_once_and_checkpoints_delay_nothing_alone() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("p1");
-    let (primary, replica) = pair(&scratch);
-    table(&primary, "db", "wal");
-    replica.sync_with(&primary, "db");
-    let mut s = Session::open(replica.path("db"));
+    let (primary, replica) = pair_with(&scratch, &["wal"], table);
+    let mut s = Session::open(replica.path("wal"));
     s.exec("SELECT * FROM t");
     let mut times: Vec<Duration> = (0..21)
         .map(|_| {
@@ -100,8 +87,8 @@ fn busy_comes_at_once_and_checkpoints_delay_nothing_alone() {
     s.exec("PRAGMA busy_timeout=3000");
     s.start("PRAGMA wal_checkpoint(TRUNCATE)");
     let start = Instant::now();
-    once(primary.path("db"), "INSERT INTO t(x) VALUES('two')");
-    replica.sync_with(&primary, "db");
+    once(primary.path("wal"), "INSERT INTO t(x) VALUES('two')");
+    replica.sync_with(&primary, "wal");
     assert!(
         start.elapsed() < Duration::from_millis(500),
         "a checkpoint on the replica delays it: {:?}",
@@ -110,19 +97,18 @@ fn busy_comes_at_once_and_checkpoints_delay_nothing_alone() {
     let result = s.finish(Duration::from_secs(10)).expect("an answer");
     assert!(result.is_ok(), "a checkpoint is no error: {result:?}\n{}", replica.log_tail(10));
     s.close();
-    assert!(replica.path("db-wal").exists() && replica.path("db-shm").exists(), "the last close leaves them");
-    assert_same(&primary, &replica, "db", &scratch);
+    assert!(
+        replica.path("wal-wal").exists() && replica.path("wal-shm").exists(),
+        "the last close leaves them"
+    );
+    assert_same(&primary, &replica, "wal", &scratch);
 }
 
 #[test]
 fn begin_immediate_on_a_replica_stops_nobody_for_ever() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("beginimm");
-    let (primary, replica) = pair(&scratch);
-    for db in ["delete", "wal"] {
-        table(&primary, db, db);
-        replica.sync_with(&primary, db);
-    }
+    let (primary, replica) = pair_with(&scratch, &BOTH_KINDS, table);
     let mut held = Session::open(replica.path("delete"));
     // Rollback modes: it may get its lock; then only this database waits, as for a reader.
     let got = held.try_exec("BEGIN IMMEDIATE");
@@ -141,11 +127,7 @@ fn begin_immediate_on_a_replica_stops_nobody_for_ever() {
 fn a_snapshot_of_a_reader_stands_while_transactions_stream() {
     let _deadline = Deadline::secs(180);
     let scratch = Scratch::new("longread");
-    let (primary, replica) = pair(&scratch);
-    for journal in JOURNALS {
-        create_ledger(&primary.path(journal), &format!("PRAGMA journal_mode={journal}"));
-        replica.sync_with(&primary, journal);
-    }
+    let (primary, replica) = pair_with(&scratch, &JOURNALS, ledger);
     // E23: 60 s. In rollback modes a reader does hold the file; there only the others must not wait.
     let writer = App::writer(&primary.path("wal"), 1, &["--pause", "5"]);
     let reader = App::reader(&replica.path("wal"), &["--hold", "60000", "--count", "1"]);
@@ -173,20 +155,18 @@ fn a_snapshot_of_a_reader_stands_while_transactions_stream() {
         app.stop();
     }
     let acks = acknowledged(&[writer.stop()]);
-    for journal in JOURNALS {
+    for journal in ["delete", "truncate", "persist"] {
         assert_same(&primary, &replica, journal, &scratch);
     }
-    check_ledger(&replica.path("wal"), &acks);
+    assert_same_ledger(&primary, &replica, "wal", &acks, &scratch);
 }
 
 #[test]
 fn readers_of_two_versions_while_thousands_of_frames_are_applied() {
     let _deadline = Deadline::secs(120);
     let scratch = Scratch::new("frames");
-    let (primary, replica) = pair(&scratch);
-    create_ledger(&primary.path("db"), "PRAGMA journal_mode=WAL");
-    replica.sync_with(&primary, "db");
-    let db = replica.path("db");
+    let (primary, replica) = pair_with(&scratch, &["wal"], ledger);
+    let db = replica.path("wal");
     let readers = [
         App::reader(&db, &["--setup", "PRAGMA mmap_size=1000000000"]),
         App::reader(&db, &["--hold", "100"]),
@@ -194,11 +174,11 @@ fn readers_of_two_versions_while_thousands_of_frames_are_applied() {
     ];
     // PASSIVE checkpoints by an application on the replica are allowed.
     let checkpointer = App::start("checkpoint", &db, &["--only", "PASSIVE", "--pause", "50"]);
-    let mut old = Session::with(Sqlite::Debian, &db.display().to_string());
+    let mut old = Session::open_with(Sqlite::Debian, &db);
     old.exec("BEGIN");
     let snapshot = old.one("SELECT count(*), sum(bal) FROM acct");
     let writer = App::writer(
-        &primary.path("db"),
+        &primary.path("wal"),
         1,
         &["--count", "1500", "--pad", "8000", "--setup", "PRAGMA synchronous=NORMAL"],
     );
@@ -206,22 +186,20 @@ fn readers_of_two_versions_while_thousands_of_frames_are_applied() {
     assert_eq!(old.one("SELECT count(*), sum(bal) FROM acct"), snapshot);
     old.exec("COMMIT");
     old.close();
-    replica.sync_with(&primary, "db");
+    replica.sync_with(&primary, "wal");
     for app in readers.into_iter().chain([checkpointer]) {
         app.stop();
     }
-    assert_same(&primary, &replica, "db", &scratch);
-    check_ledger(&replica.path("db"), &acks);
+    assert_same_ledger(&primary, &replica, "wal", &acks, &scratch);
 }
 
 #[test]
 fn rollback_apply_beside_readers_that_never_pause() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("rbreaders");
-    let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "persist"] {
-        create_ledger(&primary.path(journal), &format!("PRAGMA journal_mode={journal}"));
-        replica.sync_with(&primary, journal);
+    let modes = ["delete", "persist"];
+    let (primary, replica) = pair_with(&scratch, &modes, ledger);
+    for journal in modes {
         // There is always one with a lock: apply must queue new readers to get in, and let them in again.
         let readers: Vec<App> =
             (0..4).map(|_| App::reader(&replica.path(journal), &["--hold", "30"])).collect();
@@ -231,8 +209,7 @@ fn rollback_apply_beside_readers_that_never_pause() {
         for reader in readers {
             assert!(reader.stop().iter().filter(|l| l.starts_with("read")).count() >= 2);
         }
-        assert_same(&primary, &replica, journal, &scratch);
-        check_ledger(&replica.path(journal), &acks);
+        assert_same_ledger(&primary, &replica, journal, &acks, &scratch);
     }
 }
 
@@ -240,10 +217,8 @@ fn rollback_apply_beside_readers_that_never_pause() {
 fn a_reader_that_opens_nothing_new_sees_every_transaction() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("stale");
-    let (primary, replica) = pair(&scratch);
+    let (primary, replica) = pair_with(&scratch, &JOURNALS, table);
     for journal in JOURNALS {
-        table(&primary, journal, journal);
-        replica.sync_with(&primary, journal);
         for mmap in [0, 1_000_000_000] {
             let mut reader = Session::open(replica.path(journal));
             reader.exec(&format!("PRAGMA mmap_size={mmap}"));
@@ -292,11 +267,7 @@ fn the_replica_is_gone_for_a_while() {
 fn the_primary_is_gone_for_a_while() {
     let _deadline = Deadline::secs(90);
     let scratch = Scratch::new("headless");
-    let (mut primary, replica) = pair(&scratch);
-    for journal in JOURNALS {
-        table(&primary, journal, journal);
-        replica.sync_with(&primary, journal);
-    }
+    let (mut primary, replica) = pair_with(&scratch, &JOURNALS, table);
     for round in 0..4 {
         if round % 2 == 0 {
             primary.stop()

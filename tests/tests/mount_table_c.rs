@@ -1,26 +1,16 @@
 //! Table C of the design: what SQLite and the tools report for what is refused, and that nothing was
 //! written when it was. Test D12, D13, D31 too. Needs root and /dev/fuse.
 
-use std::path::Path;
-use std::process::Command;
-
 use litefs_tests::image::{assert_same, checked_export};
 use litefs_tests::node::{Node, pair, single};
+use litefs_tests::proc::tool;
+use litefs_tests::sample::{BOTH_KINDS, table};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, Sqlite, codes, once};
 use litefs_tests::watch::Deadline;
 
 fn uri(node: &Node, db: &str, query: &str) -> String {
     format!("file:{}?{query}", node.path(db).display())
-}
-
-fn create(node: &Node, db: &str, journal: &str) {
-    once(
-        node.path(db),
-        &format!(
-            "PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) VALUES('one'),('two')"
-        ),
-    );
 }
 
 /// The position and the content did not change, and the file still works.
@@ -38,7 +28,7 @@ fn writing_without_locks_is_refused() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("nolock");
     let node = single(&scratch);
-    create(&node, "db", "delete");
+    table(&node, "db", "delete");
     for query in ["nolock=1", "vfs=unix-none"] {
         for which in Sqlite::ALL {
             untouched(&node, "db", || {
@@ -63,16 +53,16 @@ fn dotfile_locks_are_refused_and_unix_excl_is_captured() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("vfs");
     let (primary, replica) = pair(&scratch);
-    create(&primary, "db", "delete");
+    table(&primary, "db", "delete");
     untouched(&primary, "db", || {
         let mut s = Session::with(Sqlite::Newest, &uri(&primary, "db", "vfs=unix-dotfile"));
         let e = s.err("INSERT INTO t(x) VALUES('no')");
         assert_eq!(e.primary(), codes::PERM, "{e:?}");
         s.close();
     });
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         let db = format!("{journal}-excl");
-        create(&primary, &db, journal);
+        table(&primary, &db, journal);
         let mut s = Session::with(Sqlite::Newest, &uri(&primary, &db, "vfs=unix-excl"));
         s.exec("INSERT INTO t(x) VALUES('excl'); UPDATE t SET x=x||'!'");
         s.close();
@@ -85,8 +75,8 @@ fn immutable_and_read_only_are_harmless() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("ro");
     let node = single(&scratch);
-    for journal in ["delete", "wal"] {
-        create(&node, journal, journal);
+    for journal in BOTH_KINDS {
+        table(&node, journal, journal);
         untouched(&node, journal, || {
             for query in ["immutable=1", "mode=ro"] {
                 let mut s = Session::with(Sqlite::Newest, &uri(&node, journal, query));
@@ -107,7 +97,7 @@ fn journals_in_memory_are_refused_before_anything_is_written() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("memory");
     let node = single(&scratch);
-    create(&node, "db", "delete");
+    table(&node, "db", "delete");
     for journal in ["memory", "off"] {
         untouched(&node, "db", || {
             let backing = std::fs::read(node.backing("db", "database")).unwrap();
@@ -125,17 +115,12 @@ fn journals_in_memory_are_refused_before_anything_is_written() {
     }
 }
 
-fn tool(program: &str, args: &[&Path]) -> (bool, String) {
-    let out = Command::new(program).args(args).output().unwrap();
-    (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
-}
-
 #[test]
 fn cp_of_a_new_database_is_an_import_and_over_an_existing_one_is_refused() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("cp");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         let source = scratch.join(format!("{journal}-source.db"));
         once(
             &source,
@@ -186,8 +171,8 @@ fn directories_links_and_renames_are_refused() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("ops");
     let node = single(&scratch);
-    create(&node, "db", "delete");
-    create(&node, "other", "delete");
+    table(&node, "db", "delete");
+    table(&node, "other", "delete");
     let errno = |r: std::io::Result<()>| r.unwrap_err().raw_os_error();
     untouched(&node, "db", || {
         let eperm = Some(nix::errno::Errno::EPERM as i32);
@@ -206,7 +191,7 @@ fn special_names_are_neither_created_nor_harmful() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("names");
     let node = single(&scratch);
-    create(&node, "db", "delete");
+    table(&node, "db", "delete");
     for name in ["x-pos", "x-lock", "x-wal", "x-shm", "x-journal", ".primary", ".lag", "db-pos"] {
         let result = std::fs::File::create(node.path(name));
         assert!(result.is_err() || name == "db-pos" || name == ".lag", "{name} was created");
@@ -214,10 +199,11 @@ fn special_names_are_neither_created_nor_harmful() {
     let long = "n".repeat(250);
     assert!(std::fs::File::create(node.path(&long)).is_err(), "a name too long for its companions");
     // The mount still creates files (the original's did not).
-    create(&node, "new.db", "delete");
+    table(&node, "new.db", "delete");
     untouched(&node, "db", || {});
 }
 
+/// D31 names `sqlite3_rsync`, too: it came with SQLite 3.47 and is in no package of Debian 12.
 #[test]
 fn copies_made_by_sqlite_itself_arrive() {
     let _deadline = Deadline::secs(60);
@@ -230,7 +216,7 @@ fn copies_made_by_sqlite_itself_arrive() {
     );
     once(&outside, &format!("VACUUM INTO '{}'", primary.path("into.db").display()));
     assert_same(&primary, &replica, "into.db", &scratch);
-    let mut cli = Session::with(Sqlite::Debian, &outside.display().to_string());
+    let mut cli = Session::open_with(Sqlite::Debian, &outside);
     cli.exec(&format!(".backup '{}'", primary.path("backup.db").display()));
     assert_same(&primary, &replica, "backup.db", &scratch);
     // Over an existing one too: it goes through a journal and real locks.
@@ -246,8 +232,8 @@ fn a_database_in_use_is_not_dropped() {
     let _deadline = Deadline::secs(60);
     let scratch = Scratch::new("busydrop");
     let node = single(&scratch);
-    for journal in ["delete", "wal"] {
-        create(&node, journal, journal);
+    for journal in BOTH_KINDS {
+        table(&node, journal, journal);
         let mut s = Session::open(node.path(journal));
         s.exec("BEGIN IMMEDIATE; INSERT INTO t(x) VALUES('mine')");
         let e = std::fs::remove_file(node.path(journal)).unwrap_err();

@@ -2,69 +2,39 @@
 
 mod replication_net_support;
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use litefs_core::stream::{Frame, PosMapDecoder, pos_map};
+use litefs_tests::bad_input::peer::{After, Behaviour, Front};
 use litefs_types::{Checksum, NodeId, Pos, Txid};
 use litefsd::http::Options;
 use replication_net_support::client::{Sent, StreamReader};
-use replication_net_support::fake::{After, FakePrimary};
 use replication_net_support::{Node, db, eventually, ready, same, wait_ready};
-use tokio::io::copy;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-/// Forwards to `to` until told to be silent: from then on the connections stand still, as with a stopped
-/// process or a cable that was pulled.
-async fn proxy(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, tokio::sync::watch::Sender<bool>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let count = Arc::new(AtomicUsize::new(0));
-    let silent = tokio::sync::watch::Sender::new(false);
-    let (counter, mut silence) = (Arc::clone(&count), silent.subscribe());
-    tokio::spawn(async move {
-        loop {
-            let (a, _) = listener.accept().await.unwrap();
-            counter.fetch_add(1, Ordering::SeqCst);
-            let mut silence_here = silence.clone();
-            silence.mark_unchanged();
-            tokio::spawn(async move {
-                let b = TcpStream::connect(to).await.unwrap();
-                let ((mut ar, mut aw), (mut br, mut bw)) = (a.into_split(), b.into_split());
-                tokio::select! {
-                    _ = copy(&mut ar, &mut bw) => {}
-                    _ = copy(&mut br, &mut aw) => {}
-                    _ = async { silence_here.wait_for(|s| *s).await.map(|_| ()) } => {
-                        // Open, but nothing moves.
-                        sleep(Duration::from_secs(60)).await;
-                    }
-                }
-            });
-        }
-    });
-    (addr, count, silent)
+/// Sends these bytes as the original's cluster would, whatever it is asked.
+fn fake_primary(body: Vec<u8>, after: After) -> Front {
+    let cluster = Some(GO_CLUSTER.to_owned());
+    Front::start(Behaviour::Answer { status: 200, cluster, body, piece: 97, after })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_peer_is_noticed_by_both_sides_within_ten_seconds() {
     let p = Node::primary().await;
     p.store.commit("d", 4096, 1, &[(1, 0)]);
-    let (addr, connections, silent) = proxy(p.addr).await;
+    let front = Front::start(Behaviour::Forward(p.addr.port()));
     let mut r = Node::listen("127.0.0.1:0", Options::default()).await;
-    r.follow(&addr.to_string(), &[]);
+    r.follow(&front.addr().to_string(), &[]);
     same(&p, &r, "d").await;
     wait_ready(&r).await;
-    assert_eq!((connections.load(Ordering::SeqCst), p.app.changes.subscriber_count()), (1, 1));
+    assert_eq!((front.accepted(), p.app.changes.subscriber_count()), (1, 1));
     // Idle is not dead: nothing is dropped while both answer.
     sleep(Duration::from_secs(8)).await;
-    assert_eq!((connections.load(Ordering::SeqCst), p.app.changes.subscriber_count()), (1, 1));
+    assert_eq!((front.accepted(), p.app.changes.subscriber_count()), (1, 1));
     let start = Instant::now();
-    silent.send_replace(true);
-    eventually("the replica to try again", || connections.load(Ordering::SeqCst) > 1).await;
+    front.set(Behaviour::Silent);
+    eventually("the replica to try again", || front.accepted() > 1).await;
     eventually("the primary to forget it", || p.app.changes.subscriber_count() == 0).await;
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     r.stop().await;
@@ -106,10 +76,10 @@ const GO_CLUSTER: &str = "LFSCCBABF22CF1184E12";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recorded_streams_of_the_original() {
     let mut r = Node::listen("127.0.0.1:0", Options::default()).await;
-    let go = FakePrimary::start(GO_CLUSTER, recorded("from-nothing.resp"), After::Hold).await;
-    r.follow(&go.addr.to_string(), &[]);
+    let go = fake_primary(recorded("from-nothing.resp"), After::Hold);
+    r.follow(&go.addr().to_string(), &[]);
     wait_ready(&r).await;
-    assert_eq!(go.maps.lock().unwrap()[0], recorded("from-nothing.req"));
+    assert_eq!(go.asked()[0], recorded("from-nothing.req"));
     let pos = |name: &str| r.store.pos(name).to_string();
     assert_eq!(pos("d.db"), "0000000000000006/883fe09b8908c14b");
     assert_eq!(pos("w.db"), "0000000000000007/a48302a45780e5ca");
@@ -124,13 +94,13 @@ async fn recorded_streams_of_the_original() {
     }
     r.replica.take().unwrap().stop().await;
     // From here on with what the next recording begins with.
-    let go = FakePrimary::start(GO_CLUSTER, recorded("two-behind.resp"), After::Hold).await;
-    r.follow(&go.addr.to_string(), &["d.db", "w.db", "gone.db", "imp.db"]);
+    let go = fake_primary(recorded("two-behind.resp"), After::Hold);
+    r.follow(&go.addr().to_string(), &["d.db", "w.db", "gone.db", "imp.db"]);
     eventually("the two transactions", || {
         r.store.pos("d.db").txid_raw() == 7 && r.store.pos("w.db").txid_raw() == 8
     })
     .await;
-    let asked = PosMapDecoder::decode(&go.maps.lock().unwrap()[0]).unwrap();
+    let asked = PosMapDecoder::decode(&go.asked()[0]).unwrap();
     for (name, at) in positions("two-behind.posmap.json") {
         assert_eq!(asked[name.as_str()], at);
     }
@@ -245,18 +215,17 @@ async fn a_peer_that_sends_garbage_changes_nothing() {
         ("file without its end mark", good[..416].to_vec(), After::End),
     ] {
         let mut r = Node::listen("127.0.0.1:0", Options::default()).await;
-        let fake = FakePrimary::start(GO_CLUSTER, bytes, after).await;
-        r.follow(&fake.addr.to_string(), &[]);
-        eventually(&format!("another attempt after {what}"), || fake.connections.load(Ordering::SeqCst) >= 2)
-            .await;
+        let fake = fake_primary(bytes, after);
+        r.follow(&fake.addr().to_string(), &[]);
+        eventually(&format!("another attempt after {what}"), || fake.accepted() >= 2).await;
         assert!(!ready(&r) && r.store.dbs.lock().unwrap().is_empty(), "{what}");
-        assert!(r.state.role().hostname.is_empty() || fake.connections.load(Ordering::SeqCst) >= 2);
+        assert!(r.state.role().hostname.is_empty() || fake.accepted() >= 2);
         r.stop().await;
     }
     // The same bytes whole, to be sure that the cases above fail for their own reason.
     let mut r = Node::listen("127.0.0.1:0", Options::default()).await;
-    let fake = FakePrimary::start(GO_CLUSTER, good, After::Hold).await;
-    r.follow(&fake.addr.to_string(), &[]);
+    let fake = fake_primary(good, After::Hold);
+    r.follow(&fake.addr().to_string(), &[]);
     wait_ready(&r).await;
     assert_eq!(r.store.pos("d.db").txid_raw(), 6);
     r.stop().await;
@@ -274,21 +243,11 @@ async fn peers_that_are_no_primary_are_tried_again() {
     wait_ready(&r).await;
     r.stop().await;
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let times = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&times);
-    tokio::spawn(async move {
-        loop {
-            let (mut s, _) = listener.accept().await.unwrap();
-            seen.lock().unwrap().push(Instant::now());
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut s, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        }
-    });
+    let no_http2 = Front::start(Behaviour::Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), false));
     let mut r = Node::listen("127.0.0.1:0", Options::default()).await;
-    r.follow(&addr.to_string(), &[]);
-    eventually("five attempts", || times.lock().unwrap().len() >= 5).await;
-    let t = times.lock().unwrap().clone();
+    r.follow(&no_http2.addr().to_string(), &[]);
+    eventually("five attempts", || no_http2.accepted() >= 5).await;
+    let t = no_http2.accepted_at();
     assert!(t[4] - t[3] > (t[1] - t[0]).mul_f64(2.0), "the pauses grow");
     r.stop().await;
 }

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use litefs_tests::apps::{App, acknowledged, check_ledger, create_ledger};
+use litefs_tests::apps::{App, acknowledged, assert_same_ledger, check_ledger, ledger};
 use litefs_tests::image::assert_same;
 use litefs_tests::node::pair;
 use litefs_tests::rng::Rng;
+use litefs_tests::sample::{BOTH_KINDS, JOURNALS, drop_everywhere, pair_with};
 use litefs_tests::scratch::Scratch;
 use litefs_tests::session::{Session, once};
 use litefs_tests::watch::{Deadline, soak_factor};
@@ -20,7 +21,7 @@ fn the_lock_page_is_skipped() {
     let _deadline = Deadline::secs(900);
     let scratch = Scratch::new("lockpage");
     let (primary, replica) = pair(&scratch);
-    for journal in ["delete", "wal"] {
+    for journal in BOTH_KINDS {
         let db = format!("{journal}.db");
         let mut s = Session::open(primary.path(&db));
         s.exec(&format!(
@@ -40,7 +41,7 @@ fn the_lock_page_is_skipped() {
             std::fs::remove_file(&file).unwrap();
         }
         s.close();
-        std::fs::remove_file(primary.path(&db)).unwrap();
+        drop_everywhere(&primary, &replica, &db);
     }
 }
 
@@ -50,22 +51,19 @@ fn the_lock_page_is_skipped() {
 fn a_reader_of_ten_minutes_delays_nothing() {
     let _deadline = Deadline::secs(1200);
     let scratch = Scratch::new("longread");
-    let (primary, replica) = pair(&scratch);
-    create_ledger(&primary.path("db"), "PRAGMA journal_mode=WAL");
-    replica.sync_with(&primary, "db");
-    let writer = App::writer(&primary.path("db"), 1, &["--pause", "2"]);
-    let reader = App::reader(&replica.path("db"), &["--hold", "600000", "--count", "1"]);
-    let mut others = App::reader(&replica.path("db"), &[]);
+    let (primary, replica) = pair_with(&scratch, &["wal"], ledger);
+    let writer = App::writer(&primary.path("wal"), 1, &["--pause", "2"]);
+    let reader = App::reader(&replica.path("wal"), &["--hold", "600000", "--count", "1"]);
+    let mut others = App::reader(&replica.path("wal"), &[]);
     for minute in 0..10 {
         std::thread::sleep(Duration::from_secs(60));
-        replica.sync_within(&primary, "db", Duration::from_secs(10));
+        replica.sync_within(&primary, "wal", Duration::from_secs(10));
         others.wait_for("read", minute * 10);
     }
     reader.finish(Duration::from_secs(120));
     others.stop();
     let acks = acknowledged(&[writer.stop()]);
-    assert_same(&primary, &replica, "db", &scratch);
-    check_ledger(&replica.path("db"), &acks);
+    assert_same_ledger(&primary, &replica, "wal", &acks, &scratch);
 }
 
 /// Kills everything at random for as long as `SOAK` says: applications, primary, replica.
@@ -78,11 +76,8 @@ fn random_kills_of_everything() {
     eprintln!("LITEFS_SEED={seed}");
     let mut rng = Rng::new(seed);
     let scratch = Scratch::new("kills");
-    let (mut primary, mut replica) = pair(&scratch);
-    let dbs = ["WAL", "DELETE", "TRUNCATE", "PERSIST"];
-    for db in dbs {
-        create_ledger(&primary.path(db), &format!("PRAGMA journal_mode={db}"));
-    }
+    let dbs = JOURNALS;
+    let (mut primary, mut replica) = pair_with(&scratch, &dbs, ledger);
     let mut said: Vec<Vec<Vec<String>>> = vec![Vec::new(); dbs.len()];
     let end = std::time::Instant::now() + Duration::from_secs(minutes * 60);
     let (mut rounds, mut kills) = (0_u64, [0_u32; 3]);

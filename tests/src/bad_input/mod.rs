@@ -37,6 +37,12 @@ impl Before {
         Self { db: db.to_owned(), pos, image, names: names(&node.mount) }
     }
 
+    /// As [`Before::assert_unchanged`], where names may have come to the mount since.
+    pub fn assert_unchanged_but_names(&self, node: &mut Node, what: &str, scratch: &Scratch) {
+        let now = Self { names: names(&node.mount), ..self.clone() };
+        now.assert_unchanged(node, what, scratch);
+    }
+
     /// The node runs, answers, and has what it had.
     pub fn assert_unchanged(&self, node: &mut Node, what: &str, scratch: &Scratch) {
         assert!(node.is_running(), "{what}: the daemon ended\n{}", node.log_tail(40));
@@ -88,11 +94,9 @@ pub fn assert_no_panic(node: &Node) {
     assert!(bad.is_none(), "{}: {bad:?}", node.name);
 }
 
-/// Memory of a process now, in KiB (`VmRSS`).
+/// Memory of a process now, in KiB.
 pub fn rss_kb(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the daemon");
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+    crate::proc::memory_kb(pid, "VmRSS")
 }
 
 /// Waits until what a test put into motion has come to rest: the descriptors of the daemon are as few

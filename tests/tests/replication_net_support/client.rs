@@ -26,58 +26,67 @@ impl Answer {
     }
 }
 
-/// Sends one request and returns the response with its body unread.
-pub async fn start(
+/// A request to be sent, on a connection of its own.
+pub struct Ask<'a> {
     addr: SocketAddr,
     h2: bool,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: impl Into<Bytes>,
-) -> Response<Incoming> {
-    try_start(addr, h2, method, path, headers, body).await.unwrap()
+    method: &'a str,
+    path: &'a str,
+    headers: &'a [(&'a str, &'a str)],
+    body: Bytes,
 }
 
-/// The same; an error if the server reset the request, which may overtake the headers of an answer.
-pub async fn try_start(
-    addr: SocketAddr,
-    h2: bool,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: impl Into<Bytes>,
-) -> hyper::Result<Response<Incoming>> {
-    let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
-    let mut req = Request::builder().method(method);
-    for (k, v) in headers {
-        req = req.header(*k, *v);
+impl<'a> Ask<'a> {
+    /// Without headers and body, over HTTP/2 or HTTP/1.1.
+    pub fn new(addr: SocketAddr, h2: bool, method: &'a str, path: &'a str) -> Self {
+        Self { addr, h2, method, path, headers: &[], body: Bytes::new() }
     }
-    let body = Full::new(body.into());
-    if h2 {
-        let (mut send, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        tokio::spawn(conn);
-        send.send_request(req.uri(format!("http://{addr}{path}")).body(body).unwrap()).await
-    } else {
-        let (mut send, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
-        tokio::spawn(conn);
-        let req = req.header("host", addr.to_string()).uri(path).body(body).unwrap();
-        send.send_request(req).await
-    }
-}
 
-/// Sends one request and reads the answer.
-pub async fn ask(
-    addr: SocketAddr,
-    h2: bool,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: impl Into<Bytes>,
-) -> Answer {
-    let r = start(addr, h2, method, path, headers, body).await;
-    let (parts, body) = r.into_parts();
-    let body = body.collect().await.expect("whole body").to_bytes();
-    Answer { status: parts.status, headers: parts.headers, body }
+    pub fn get(addr: SocketAddr, h2: bool, path: &'a str) -> Self {
+        Self::new(addr, h2, "GET", path)
+    }
+
+    pub fn post(addr: SocketAddr, h2: bool, path: &'a str, body: impl Into<Bytes>) -> Self {
+        Self::new(addr, h2, "POST", path).body(body)
+    }
+
+    pub fn headers(self, headers: &'a [(&'a str, &'a str)]) -> Self {
+        Self { headers, ..self }
+    }
+
+    pub fn body(self, body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), ..self }
+    }
+
+    /// The response, its body unread; an error if the server reset the request, which may overtake the
+    /// headers of an answer.
+    pub async fn response(self) -> hyper::Result<Response<Incoming>> {
+        let Self { addr, path, .. } = self;
+        let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let mut req = Request::builder().method(self.method);
+        for (k, v) in self.headers {
+            req = req.header(*k, *v);
+        }
+        let body = Full::new(self.body);
+        if self.h2 {
+            let (mut send, conn) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(conn);
+            send.send_request(req.uri(format!("http://{addr}{path}")).body(body).unwrap()).await
+        } else {
+            let (mut send, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            tokio::spawn(conn);
+            let req = req.header("host", addr.to_string()).uri(path).body(body).unwrap();
+            send.send_request(req).await
+        }
+    }
+
+    /// The answer, read whole.
+    pub async fn answer(self) -> Answer {
+        let (parts, body) = self.response().await.unwrap().into_parts();
+        let body = body.collect().await.expect("whole body").to_bytes();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
 }
 
 /// What a stream sent, with whole LTX files.
@@ -103,7 +112,7 @@ impl StreamReader {
     /// The same; an error if the stream was reset before its headers.
     pub async fn try_open(addr: SocketAddr, query: &str, map: Vec<u8>) -> hyper::Result<Self> {
         let path = format!("/stream{query}");
-        let r = try_start(addr, true, "POST", &path, &[("litefs-id", "AA")], map).await?;
+        let r = Ask::post(addr, true, &path, map).headers(&[("litefs-id", "AA")]).response().await?;
         assert_eq!(r.status(), 200);
         Ok(Self { body: r.into_body(), decoder: FrameDecoder::new(), input: Bytes::new(), ltx: None })
     }

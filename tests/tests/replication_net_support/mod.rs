@@ -5,7 +5,6 @@
 #![allow(dead_code, unreachable_pub, reason = "shared by two test binaries, neither of which uses all of it")]
 
 pub mod client;
-pub mod fake;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};

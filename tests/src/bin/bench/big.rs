@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use litefs_tests::node::Node;
+use litefs_tests::scratch::remove_database;
 
 use crate::report::Row;
-use crate::small::{remove, spawn};
+use crate::small::spawn;
 use crate::{Plan, note};
 
 const NAMES: [&str; 5] = ["start-1gb", "rss", "import-1gb", "export-1gb", "snapshot-1gb"];
@@ -25,8 +26,7 @@ pub(crate) fn run(plan: &mut Plan) {
         .done(Duration::from_secs(300));
     let size = std::fs::metadata(&source).expect("the source").len() as f64 / 1e6;
 
-    let mut primary = Node::primary(&plan.scratch, "bp");
-    primary.start();
+    let mut primary = Node::primary(&plan.scratch, "bp").started();
     let (mut import, mut export, mut snapshot, mut start) = (vec![], vec![], vec![], vec![]);
     for round in 0..rounds {
         note(&format!("import, export, snapshot: {} of {rounds}", round + 1));
@@ -36,7 +36,7 @@ pub(crate) fn run(plan: &mut Plan) {
         let to = target.display().to_string();
         let rate = timed(size, || primary.ctl_ok(&["-q", "export", "--name", "big.db", &to]));
         export.push(rate);
-        remove(&target);
+        remove_database(&target);
         let mut replica = Node::replica(&plan.scratch, &format!("br{round}"), &primary);
         let rate = timed(size, || {
             replica.start();

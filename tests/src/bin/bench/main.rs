@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use litefs_tests::node::Node;
+use litefs_tests::proc::memory_kb;
 use litefs_tests::rng::Rng;
 use litefs_tests::scratch::Scratch;
 
@@ -99,10 +100,7 @@ impl Plan {
 
     /// Notes how much memory a daemon has ever had; to be called before it stops.
     fn note_memory(&mut self, node: &Node) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-        let kb = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
-        self.peak_kb = self.peak_kb.max(kb);
+        self.peak_kb = self.peak_kb.max(memory_kb(node.pid(), "VmHWM"));
     }
 }
 

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use litefs_tests::node::Node;
+use litefs_tests::node::{Node, pair};
 use litefs_tests::proc::{Proc, code};
+use litefs_tests::scratch::remove_database;
 
 use crate::report::{Row, Sample};
 use crate::{Plan, note};
@@ -20,31 +21,25 @@ struct Job {
 }
 
 const WRITES: [Job; 8] = [
-    job("insert-wal-normal", "tx/s", "insert", "wal", "normal"),
-    job("insert-wal-full", "tx/s", "insert", "wal", "full"),
-    job("insert-delete-full", "tx/s", "insert", "delete", "full"),
-    job("insert-truncate-full", "tx/s", "insert", "truncate", "full"),
-    job("insert-persist-full", "tx/s", "insert", "persist", "full"),
-    job("tx1000-wal-full", "tx/s", "thousand", "wal", "full"),
-    job("bulk-wal", "MB/s", "bulk", "wal", "full"),
-    job("bulk-delete", "MB/s", "bulk", "delete", "full"),
+    job(["insert-wal-normal", "tx/s", "insert", "wal", "normal"]),
+    job(["insert-wal-full", "tx/s", "insert", "wal", "full"]),
+    job(["insert-delete-full", "tx/s", "insert", "delete", "full"]),
+    job(["insert-truncate-full", "tx/s", "insert", "truncate", "full"]),
+    job(["insert-persist-full", "tx/s", "insert", "persist", "full"]),
+    job(["tx1000-wal-full", "tx/s", "thousand", "wal", "full"]),
+    job(["bulk-wal", "MB/s", "bulk", "wal", "full"]),
+    job(["bulk-delete", "MB/s", "bulk", "delete", "full"]),
 ];
 
 const READS: [Job; 5] = [
-    job("select-warm-primary", "SELECT/s", "select", "wal", "full"),
-    job("select-warm-replica", "SELECT/s", "select", "wal", "full"),
-    job("select-cold-primary", "SELECT/s", "select-cold", "wal", "full"),
-    job("select-cold-replica", "SELECT/s", "select-cold", "wal", "full"),
-    job("readers-beside-writer", "SELECT/s", "select", "wal", "full"),
+    job(["select-warm-primary", "SELECT/s", "select", "wal", "full"]),
+    job(["select-warm-replica", "SELECT/s", "select", "wal", "full"]),
+    job(["select-cold-primary", "SELECT/s", "select-cold", "wal", "full"]),
+    job(["select-cold-replica", "SELECT/s", "select-cold", "wal", "full"]),
+    job(["readers-beside-writer", "SELECT/s", "select", "wal", "full"]),
 ];
 
-const fn job(
-    name: &'static str,
-    unit: &'static str,
-    kind: &'static str,
-    journal: &'static str,
-    sync: &'static str,
-) -> Job {
+const fn job([name, unit, kind, journal, sync]: [&'static str; 5]) -> Job {
     Job { name, unit, kind, journal, sync }
 }
 
@@ -81,8 +76,7 @@ fn writes(plan: &mut Plan) {
     }
     note("writing rows");
     let raw = plan.scratch.dir("raw");
-    let mut primary = Node::primary(&plan.scratch, "w");
-    primary.start();
+    let mut primary = Node::primary(&plan.scratch, "w").started();
     let quick = plan.quick;
     rounds(plan, &jobs, |plan, job, on_mount, round| {
         let dir = if on_mount { &primary.mount } else { &raw };
@@ -104,7 +98,7 @@ fn writes(plan: &mut Plan) {
             "--seed",
             &seed,
         ]);
-        remove(&db);
+        remove_database(&db);
         sample
     });
     plan.note_memory(&primary);
@@ -119,10 +113,7 @@ fn reads(plan: &mut Plan) {
     note("reading rows");
     let rows = if plan.quick { 10_000 } else { 100_000 }.to_string();
     let raw = plan.scratch.dir("raw").join("read.db");
-    let mut primary = Node::primary(&plan.scratch, "p");
-    primary.start();
-    let mut replica = Node::replica(&plan.scratch, "r", &primary);
-    replica.start();
+    let (mut primary, mut replica) = pair(&plan.scratch);
     for db in [raw.clone(), primary.path("read.db")] {
         // A writer of its own for `readers-beside-writer` would change what the others read.
         fill(&db, &rows);
@@ -158,8 +149,8 @@ fn reads(plan: &mut Plan) {
     plan.note_memory(&replica);
     replica.stop();
     primary.stop();
-    remove(&raw);
-    remove(&beside(&raw));
+    remove_database(&raw);
+    remove_database(&beside(&raw));
 }
 
 fn beside(db: &Path) -> PathBuf {
@@ -197,13 +188,6 @@ fn readers_beside_writer(db: &Path, rows: &str, millis: u64) -> Sample {
 fn drop_caches() {
     nix::unistd::sync();
     std::fs::write("/proc/sys/vm/drop_caches", "3").expect("drop the caches (as root)");
-}
-
-/// Removes a database; on a mount that drops it.
-pub(crate) fn remove(db: &Path) {
-    for end in ["-wal", "-shm", "-journal", ""] {
-        let _ = std::fs::remove_file(format!("{}{end}", db.display()));
-    }
 }
 
 /// A worker that runs.

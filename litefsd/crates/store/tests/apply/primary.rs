@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use litefs_store::apply::{ApplyError, PageSink, PageSource};
 use litefs_store::own_mount::FileKind;
 use litefs_store::plain_mount::PlainMount;
 use litefs_types::{PageNo, PageSize};
@@ -19,6 +20,16 @@ pub struct Tx {
 impl Tx {
     pub fn source(&self) -> &[(PageNo, Vec<u8>)] {
         &self.pages
+    }
+}
+
+/// A source that fails after so many pages of the transaction.
+pub struct CutShort<'a>(pub &'a Tx, pub usize);
+
+impl PageSource for CutShort<'_> {
+    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError> {
+        self.0.pages.iter().take(self.1).try_for_each(|(page, data)| f(*page, data))?;
+        Err(ApplyError::Source("the file is short".into()))
     }
 }
 

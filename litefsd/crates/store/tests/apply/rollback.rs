@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use litefs_sqlite::lock_bytes::Lock;
-use litefs_store::apply::{ApplyError, Blocker, PageSink, PageSource, drop_files, rollback_writer};
+use litefs_store::apply::{ApplyError, Blocker, drop_files, rollback_writer};
 use litefs_store::own_mount::{FileKind, LockKind, OwnMount, Probe};
 use litefs_store::plain_mount::PlainMount;
 use litefs_types::PageNo;
 
 use crate::client::{Client, Version};
-use crate::primary::{CHECK, Primary, Replica, SetOnDrop, Tx, in_ms, soon};
+use crate::primary::{CHECK, CutShort, Primary, Replica, SetOnDrop, Tx, in_ms, soon};
 
 fn apply(r: &Replica, p: &Primary, tx: &Tx, deadline: Instant) -> Result<(), ApplyError> {
     rollback_writer::apply(&r.mount, &mut tx.source(), p.page_size, tx.commit, deadline).map(|_| ())
@@ -120,15 +120,6 @@ fn a_stale_journal_is_removed_and_not_played_back() {
     assert_eq!(r.image(), p.image);
 }
 
-struct Breaks<'a>(&'a Tx, usize);
-
-impl PageSource for Breaks<'_> {
-    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError> {
-        self.0.pages.iter().take(self.1).try_for_each(|(page, data)| f(*page, data))?;
-        Err(ApplyError::Source("the file is short".into()))
-    }
-}
-
 #[test]
 fn half_a_transaction_is_never_read() {
     let (mut p, r) = (Primary::new(4096, "delete"), Replica::new());
@@ -138,7 +129,7 @@ fn half_a_transaction_is_never_read() {
     assert!(c.one(CHECK).starts_with("ok|1"));
     let tx = p.update(1..600, 510);
     let error =
-        rollback_writer::apply(&r.mount, &mut Breaks(&tx, 5), p.page_size, tx.commit, soon()).unwrap_err();
+        rollback_writer::apply(&r.mount, &mut CutShort(&tx, 5), p.page_size, tx.commit, soon()).unwrap_err();
     assert!(matches!(error, ApplyError::Torn(_)), "{error}");
     assert!(c.one("SELECT count(*) FROM t").contains("locked"));
     rollback_writer::redo(&r.mount, &mut tx.source(), p.page_size, tx.commit).unwrap();

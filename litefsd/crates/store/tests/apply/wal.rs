@@ -7,13 +7,13 @@ use litefs_sqlite::lock_bytes::Lock;
 use litefs_sqlite::shm::{CheckpointInfo, IndexHeader};
 use litefs_sqlite::wal_index::{BLOCK_LEN, entries_in, lookup, page_of};
 use litefs_store::apply::wal_writer::{WalSync, WalWriter, Written};
-use litefs_store::apply::{ApplyError, Blocker, PageSink, PageSource, rollback_writer};
+use litefs_store::apply::{ApplyError, Blocker, rollback_writer};
 use litefs_store::own_mount::{FileKind, LockKind, OwnMount, Probe};
 use litefs_store::plain_mount::PlainMount;
 use litefs_types::PageNo;
 
 use crate::client::{Client, Version};
-use crate::primary::{CHECK, Primary, Replica, Tx, in_ms, soon};
+use crate::primary::{CHECK, CutShort, Primary, Replica, Tx, in_ms, soon};
 
 #[allow(clippy::unnecessary_wraps)] // what a checkpoint calls may fail
 pub fn log_is_durable() -> io::Result<()> {
@@ -292,15 +292,6 @@ fn held_by(c: &Client) -> Probe {
     Probe::Held { pid: Some(c.pid()), kind: LockKind::Shared }
 }
 
-struct Fails<'a>(&'a Tx, usize);
-
-impl PageSource for Fails<'_> {
-    fn for_each(&mut self, f: PageSink<'_>) -> Result<(), ApplyError> {
-        self.0.pages.iter().take(self.1).try_for_each(|(page, data)| f(*page, data))?;
-        Err(ApplyError::Source("the file is short".into()))
-    }
-}
-
 #[test]
 fn a_failed_transaction_is_invisible_and_may_be_repeated() {
     let mut p = Primary::new(4096, "wal");
@@ -309,7 +300,8 @@ fn a_failed_transaction_is_invisible_and_may_be_repeated() {
     let (a, b) = (p.update(1..300, 900), p.update(1..400, 900));
     write(&r, &w, &a);
     let before = w.position();
-    let error = w.write_tx(&r.mount, &mut Fails(&b, b.pages.len() - 1), b.commit, WalSync::Yes).unwrap_err();
+    let error =
+        w.write_tx(&r.mount, &mut CutShort(&b, b.pages.len() - 1), b.commit, WalSync::Yes).unwrap_err();
     assert!(matches!(error, ApplyError::Source(_)));
     assert_eq!(w.position(), before);
     assert_eq!(c.one(CHECK), "ok|2");

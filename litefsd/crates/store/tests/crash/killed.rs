@@ -3,18 +3,12 @@
 
 use std::sync::atomic::Ordering;
 
-use litefs_store::sim_disk::SimDisk;
-
 use super::rollback::rows;
-use super::run::{Failed, Rules, Run, Script, matrix};
+use super::run::{Failed, Run, Script, eager_and_not};
 use super::world::{Hang, Options};
 
 fn run(script: &Script) {
-    for eager in [true, false] {
-        let options = Options { eager, ..Options::default() };
-        let seen = matrix(&SimDisk::new(), options, Rules::default(), script);
-        eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
-    }
+    eager_and_not(Options::default(), script);
 }
 
 fn wal(r: &mut Run) -> Result<(), Failed> {
@@ -47,17 +41,22 @@ fn in_fsync_while_another_lives() {
     run(&overwritten);
 }
 
-/// In FSYNC, alone: the next opener recovers the wal and sees it.
-fn recovered(r: &mut Run) -> Result<(), Failed> {
-    wal(r)?;
-    r.hangs_at(1, Hang::Sync, &rows(10, 9, "seen by the next"));
+/// The first connection is killed; another one comes, begins with `first`, and goes on.
+fn next_after_kill(r: &mut Run, first: &str) -> Result<(), Failed> {
     r.kill(1);
     r.open(2, "db")?;
-    r.sql(2, "PRAGMA synchronous=FULL; SELECT * FROM t")?;
+    r.sql(2, first)?;
     r.settled();
     r.sql(2, "INSERT INTO t VALUES(3, 'and on')")?;
     r.close(2);
     Ok(())
+}
+
+/// In FSYNC, alone: the next opener recovers the wal and sees it.
+fn recovered(r: &mut Run) -> Result<(), Failed> {
+    wal(r)?;
+    r.hangs_at(1, Hang::Sync, &rows(10, 9, "seen by the next"));
+    next_after_kill(r, "PRAGMA synchronous=FULL; SELECT * FROM t")
 }
 
 #[test]
@@ -74,13 +73,8 @@ fn hot(r: &mut Run, journal: &str) -> Result<(), Failed> {
     r.sql(1, &rows(10, 20, "there"))?;
     r.sql(1, "DELETE FROM t WHERE id > 20")?;
     r.sql(1, &format!("BEGIN; {} UPDATE t SET x = 'gone'", rows(100, 30, "spilled")))?;
-    r.kill(1);
-    r.open(2, "db")?;
-    r.sql(2, &format!("PRAGMA journal_mode={journal}; PRAGMA synchronous=EXTRA; SELECT count(*) FROM t"))?;
-    r.settled();
-    r.sql(2, "INSERT INTO t VALUES(3, 'and on')")?;
-    r.close(2);
-    Ok(())
+    let first = format!("PRAGMA journal_mode={journal}; PRAGMA synchronous=EXTRA; SELECT count(*) FROM t");
+    next_after_kill(r, &first)
 }
 
 #[test]
@@ -97,13 +91,7 @@ fn at_the_commit_point(r: &mut Run) -> Result<(), Failed> {
     r.sql(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)")?;
     r.sql(1, &rows(10, 9, "there"))?;
     r.hangs_at(1, Hang::Delete, "UPDATE t SET x = 'not committed'");
-    r.kill(1);
-    r.open(2, "db")?;
-    r.sql(2, "PRAGMA synchronous=EXTRA; SELECT count(*) FROM t")?;
-    r.settled();
-    r.sql(2, "INSERT INTO t VALUES(3, 'and on')")?;
-    r.close(2);
-    Ok(())
+    next_after_kill(r, "PRAGMA synchronous=EXTRA; SELECT count(*) FROM t")
 }
 
 #[test]

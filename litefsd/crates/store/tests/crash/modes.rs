@@ -1,17 +1,11 @@
 //! Changes of the journal mode and of the page size.
 
-use litefs_store::sim_disk::SimDisk;
-
 use super::rollback::rows;
-use super::run::{Failed, Rules, Run, Script, matrix};
+use super::run::{Failed, Run, Script, eager_and_not};
 use super::world::Options;
 
 fn run(script: &Script) {
-    for eager in [true, false] {
-        let options = Options { eager, ..Options::default() };
-        let seen = matrix(&SimDisk::new(), options, Rules::default(), script);
-        eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
-    }
+    eager_and_not(Options::default(), script);
 }
 
 pub fn to_wal_and_back(r: &mut Run) -> Result<(), Failed> {

@@ -1,7 +1,5 @@
 //! One transaction over two databases: with rollback journals all or nothing.
 
-use litefs_store::sim_disk::SimDisk;
-
 use super::rollback::rows;
 use super::run::{Failed, Rules, Run, matrix};
 use super::world::Options;
@@ -31,7 +29,7 @@ fn run(journal: &'static str) {
     let rules = Rules { together: true, ..Rules::default() };
     for eager in [true, false] {
         let options = Options { eager, ..Options::default() };
-        let seen = matrix(&SimDisk::new(), options, rules, &move |r| both(r, journal));
+        let seen = matrix(options, rules, &move |r| both(r, journal));
         let supers = seen.operations.iter().filter(|(op, _)| op.name() == "super.unlink").count();
         assert_eq!(supers, 1, "there is a super-journal: {seen:?}");
     }

@@ -2,10 +2,8 @@
 //!
 //! What fails says its seed; `CRASH_SEED=n` runs that one alone.
 
-use litefs_store::sim_disk::SimDisk;
-
 use super::rollback::rows;
-use super::run::{Failed, Rules, Run, factor, matrix, soak};
+use super::run::{Failed, Rules, Run, matrix, soak};
 use super::world::Options;
 
 struct Random(u64);
@@ -81,6 +79,11 @@ fn history(run: &mut Run, seed: u64) -> Result<(), Failed> {
     Ok(())
 }
 
+/// How many times longer than usual; 1 in short runs.
+fn factor() -> u64 {
+    std::env::var("LITEFS_SOAK").map_or(1, |s| s.parse().unwrap_or(10))
+}
+
 #[test]
 fn histories() {
     let seeds: Vec<u64> = match std::env::var("CRASH_SEED").ok().and_then(|s| s.parse().ok()) {
@@ -90,7 +93,6 @@ fn histories() {
     for seed in seeds {
         let options = Options { eager: seed % 2 == 0, psow: seed % 5 != 0, ..Options::default() };
         eprintln!("CRASH_SEED={seed}");
-        let seen = matrix(&SimDisk::new(), options, Rules::default(), &move |run| history(run, seed));
-        eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
+        matrix(options, Rules::default(), &move |run| history(run, seed));
     }
 }

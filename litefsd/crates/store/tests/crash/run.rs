@@ -317,11 +317,6 @@ fn seeds() -> u64 {
     if soak() { 12 } else { 2 }
 }
 
-/// How many times longer than usual; 1 in short runs.
-pub fn factor() -> u64 {
-    std::env::var("LITEFS_SOAK").map_or(1, |s| s.parse().unwrap_or(10))
-}
-
 /// Whether this is the long variant (`LITEFS_SOAK`, set by `make soak`).
 pub fn soak() -> bool {
     std::env::var_os("LITEFS_SOAK").is_some()
@@ -354,14 +349,22 @@ pub type Then = dyn Fn(&SimDisk, Options, &Bounds<'_>, &str) + Send + Sync;
 
 /// Runs the script with a crash at each disk operation: the daemon killed, the power gone, and in between.
 /// Fails if anything does not hold.
-pub fn matrix(disk: &SimDisk, options: Options, rules: Rules, script: &Script) -> Seen {
-    let seen = look(disk, options, rules, script, &(Arc::new(check_going_on) as Arc<Then>));
+pub fn matrix(options: Options, rules: Rules, script: &Script) -> Seen {
+    let seen = look(&SimDisk::new(), options, rules, script, &(Arc::new(check_going_on) as Arc<Then>));
     seen.all_right()
 }
 
+/// [`matrix`] with the usual rules, and with a store that works ahead and one that does not.
+pub fn eager_and_not(options: Options, script: &Script) {
+    for eager in [true, false] {
+        matrix(Options { eager, ..options }, Rules::default(), script);
+    }
+}
+
 impl Seen {
-    /// Fails if anything did not hold.
+    /// Says what was looked at; fails if anything did not hold.
     pub fn all_right(self) -> Self {
+        eprintln!("{} crashes at {} operations", self.crashes, self.operations.values().sum::<usize>());
         let first = self.wrong.join("\n");
         assert!(self.wrong.is_empty(), "{} crashes; the first that went wrong:\n{first}", self.crashes);
         self

@@ -134,13 +134,18 @@ fn code(e: &StoreError, io: c_int) -> c_int {
     if e.errno() == libc::ENOSPC { ffi::SQLITE_FULL } else { io }
 }
 
+/// Says what was refused, if `CRASH_TRACE` is set.
+fn trace(what: &str, e: &StoreError) {
+    if std::env::var_os("CRASH_TRACE").is_some() {
+        eprintln!("{what}: {e}");
+    }
+}
+
 fn done(named: &Named, r: Result<(), StoreError>, io: c_int) -> c_int {
     let rc = match r {
         Ok(()) => ffi::SQLITE_OK,
         Err(e) => {
-            if std::env::var_os("CRASH_TRACE").is_some() {
-                eprintln!("answered {io}: {e}");
-            }
+            trace(&format!("answered {io}"), &e);
             code(&e, io)
         }
     };
@@ -205,9 +210,7 @@ unsafe extern "C" fn open(
             match open_named(&CStr::from_ptr(name).to_string_lossy(), flags) {
                 Ok(n) => Body::Named(n),
                 Err(e) => {
-                    if std::env::var_os("CRASH_TRACE").is_some() {
-                        eprintln!("open: {e}");
-                    }
+                    trace("open", &e);
                     return code(&e, ffi::SQLITE_CANTOPEN);
                 }
             }
@@ -282,9 +285,7 @@ unsafe extern "C" fn delete(_vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sy
         Ok(()) => ffi::SQLITE_OK,
         Err(StoreError::NotFound) => ffi::SQLITE_IOERR_DELETE_NOENT,
         Err(e) => {
-            if std::env::var_os("CRASH_TRACE").is_some() {
-                eprintln!("delete: {e}");
-            }
+            trace("delete", &e);
             ffi::SQLITE_IOERR_DELETE
         }
     };

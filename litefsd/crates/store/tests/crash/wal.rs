@@ -1,9 +1,7 @@
 //! WAL mode: commits, checkpoints, restarts, the last close; with and without a shared wal-index.
 
-use litefs_store::sim_disk::SimDisk;
-
 use super::rollback::rows;
-use super::run::{Failed, Rules, Run, Script, matrix};
+use super::run::{Failed, Run, eager_and_not};
 use super::world::Options;
 
 fn start(r: &mut Run, before: &str, sync: &str) -> Result<(), Failed> {
@@ -87,19 +85,12 @@ pub fn exclusive_late(r: &mut Run, sync: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn run(script: &Script, psow: bool) {
-    for eager in [true, false] {
-        let options = Options { eager, psow, ..Options::default() };
-        let seen = matrix(&SimDisk::new(), options, Rules::default(), script);
-        eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
-    }
-}
-
 macro_rules! cases {
     ($($name:ident: $script:ident $sync:literal $psow:literal;)*) => {
         $(#[test]
         fn $name() {
-            run(&|r: &mut Run| $script(r, $sync), $psow);
+            let options = Options { psow: $psow, ..Options::default() };
+            eager_and_not(options, &|r: &mut Run| $script(r, $sync));
         })*
     };
 }

@@ -6,20 +6,11 @@ use std::time::Duration;
 use litefs_store::StoreError;
 use litefs_store::database::{CheckedImport, OpenMode};
 use litefs_store::own_mount::FileKind;
-use litefs_store::sim_disk::SimDisk;
 use rusqlite::Connection;
 
 use super::rollback::rows;
-use super::run::{Failed, Rules, Run, Script, matrix};
+use super::run::{Failed, Run, eager_and_not};
 use super::world::{Options, World};
-
-fn run(options: Options, script: &Script) {
-    for eager in [true, false] {
-        let options = Options { eager, ..options };
-        let seen = matrix(&SimDisk::new(), options, Rules::default(), script);
-        eprintln!("{} crashes at {} operations", seen.crashes, seen.operations.values().sum::<usize>());
-    }
-}
 
 /// A SQLite file of an ordinary directory.
 fn file(setup: &str) -> Vec<u8> {
@@ -64,7 +55,7 @@ pub fn imports(r: &mut Run) -> Result<(), Failed> {
 
 #[test]
 fn import_into_nothing_and_over_databases() {
-    run(Options::default(), &imports);
+    eager_and_not(Options::default(), &imports);
 }
 
 /// `cp FILE MOUNT/db`, in pieces.
@@ -107,7 +98,7 @@ pub fn drops(r: &mut Run) -> Result<(), Failed> {
 
 #[test]
 fn copy_in_and_drop() {
-    run(Options::default(), &drops);
+    eager_and_not(Options::default(), &drops);
 }
 
 pub fn upkeep(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
@@ -137,11 +128,11 @@ pub fn upkeep(r: &mut Run, journal: &str, sync: &str) -> Result<(), Failed> {
 #[test]
 fn stamps_retention_and_a_clean_stop() {
     let options = Options { max_log_size: Some(300_000), ..Options::default() };
-    run(options, &|r: &mut Run| upkeep(r, "TRUNCATE", "FULL"));
+    eager_and_not(options, &|r: &mut Run| upkeep(r, "TRUNCATE", "FULL"));
 }
 
 #[test]
 fn stamps_retention_and_a_clean_stop_in_wal_mode() {
     let options = Options { max_log_size: Some(300_000), ..Options::default() };
-    run(options, &|r: &mut Run| upkeep(r, "WAL", "FULL"));
+    eager_and_not(options, &|r: &mut Run| upkeep(r, "WAL", "FULL"));
 }
