@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use litefs_store::database::{self, Database, HandleId, OpenedFile};
-use litefs_store::disk::Op;
 use litefs_store::own_mount::FileKind;
 use litefs_store::{Store, StoreError};
 use litefs_types::{DbName, Pos};
@@ -27,7 +26,7 @@ pub struct StoreFile {
 
 impl Backing for StoreFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let n = self.opened.file.read_at(buf, offset)?;
+        let n = self.opened.read_at(buf, offset)?;
         match &self.check {
             Some(db) => db.verify_read(&self.opened, offset, &mut buf[..n]).map(|()| n),
             None => Ok(n),
@@ -40,10 +39,7 @@ impl Backing for StoreFile {
     }
 
     fn set_len(&self, size: u64) -> io::Result<()> {
-        const UNLINKED: Op = Op::new("fuse.truncate_unlinked");
-        self.opened.file.set_len(UNLINKED, size)?;
-        self.opened.resized(size);
-        Ok(())
+        self.opened.set_len_unlinked(size)
     }
 }
 

@@ -4,11 +4,12 @@
 //! lock of the database.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use super::Database;
+use super::journal_file::{Retired, Shown};
 use crate::disk::{DiskFile, Op, OpenHow};
 use crate::error::{Result, StoreError};
 use crate::own_mount::FileKind;
@@ -62,40 +63,19 @@ pub struct OpenedFile {
     pub file: Arc<dyn DiskFile>,
     /// Which one it is.
     pub node: u64,
-    /// Bytes that were written to it, where the file itself is longer (`room`).
-    pub(super) written: Option<Arc<AtomicU64>>,
+    /// Of a wal or a journal: the file is longer than what the mount shows (`room`, `journal_file`).
+    pub(super) shown: Option<Arc<Shown>>,
 }
 
 impl OpenedFile {
-    /// `len` bytes of it were written.
     fn new(kind: FileKind, file: Arc<dyn DiskFile>, node: u64, len: u64) -> Self {
-        let written = (kind == FileKind::Wal).then(|| Arc::new(AtomicU64::new(len)));
-        Self { file, node, written }
+        let shown = matches!(kind, FileKind::Wal | FileKind::Journal).then(|| Self::shown(len));
+        Self { file, node, shown }
     }
 
     /// Without a name in the mount's list, such as a super-journal.
     pub(super) fn other(file: Arc<dyn DiskFile>, node: u64) -> Self {
-        Self { file, node, written: None }
-    }
-
-    /// Length and time of the last change, as `stat` shows them.
-    pub fn stat(&self) -> std::io::Result<(u64, SystemTime)> {
-        let m = self.file.metadata()?;
-        Ok((self.written.as_ref().map_or(m.len, |n| n.load(Ordering::Relaxed)), m.mtime))
-    }
-
-    /// Something was written, before the reply: the kernel must never be told a smaller size than it knows.
-    pub(super) fn grew(&self, offset: u64, len: usize) {
-        if let Some(n) = &self.written {
-            n.fetch_max(offset.saturating_add(len as u64), Ordering::Relaxed);
-        }
-    }
-
-    /// The file was cut, or made longer, to `size`.
-    pub fn resized(&self, size: u64) {
-        if let Some(n) = &self.written {
-            n.store(size, Ordering::Relaxed);
-        }
+        Self { file, node, shown: None }
     }
 }
 
@@ -113,6 +93,8 @@ pub struct FileAttr {
 /// The backing files that have a name now.
 pub(super) struct Files {
     slots: RwLock<[Option<OpenedFile>; 4]>,
+    /// The file on disk under the journal's name while the mount shows none. Locked after `slots`.
+    journal: Mutex<Retired>,
 }
 
 const fn slot(kind: FileKind) -> usize {
@@ -126,7 +108,7 @@ const fn slot(kind: FileKind) -> usize {
 
 impl Files {
     pub(super) fn new() -> Self {
-        Self { slots: RwLock::new([None, None, None, None]) }
+        Self { slots: RwLock::new([None, None, None, None]), journal: Mutex::new(None) }
     }
 
     pub(super) fn current(&self, kind: FileKind) -> Option<OpenedFile> {
@@ -137,6 +119,22 @@ impl Files {
         self.slots.read().unwrap_or_else(PoisonError::into_inner)[slot(kind)]
             .as_ref()
             .is_some_and(|f| f.node == file.node)
+    }
+
+    /// The mount's journal is gone, its file stays.
+    pub(super) fn retire_journal(&self, file: Arc<dyn DiskFile>) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots[slot(FileKind::Journal)] = None;
+        *self.journal() = Some(file);
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Retired> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is a file on disk that is not the mount's.
+    pub(super) fn is_retired(&self, kind: FileKind) -> bool {
+        kind == FileKind::Journal && self.journal().is_some()
     }
 }
 
@@ -149,6 +147,9 @@ impl Database {
         let mut slots = self.files.slots.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(f) = &slots[slot(kind)] {
             return Ok(f.clone());
+        }
+        if self.files.is_retired(kind) {
+            return Err(StoreError::NotFound);
         }
         let path = self.path(kind);
         let file = match self.env.disk.open(OPEN, &path, OpenHow::READ_WRITE) {
@@ -173,6 +174,13 @@ impl Database {
         if let Some(f) = &slots[slot(kind)] {
             // Somebody else was first. A second number for the same file would hide writes from capture.
             return if exclusive { Err(StoreError::Exists) } else { Ok(f.clone()) };
+        }
+        if kind == FileKind::Journal
+            && let Some(file) = self.files.journal().take()
+        {
+            let opened = OpenedFile::new(kind, file, self.env.next_node(), 0);
+            slots[slot(kind)] = Some(opened.clone());
+            return Ok(opened);
         }
         let file = self
             .env
@@ -232,7 +240,8 @@ impl Database {
 
     /// Whether the file has a name now.
     pub fn exists(&self, kind: FileKind) -> bool {
-        self.files.current(kind).is_some() || self.env.disk.exists(META, &self.path(kind)).unwrap_or(false)
+        self.files.current(kind).is_some()
+            || (!self.files.is_retired(kind) && self.env.disk.exists(META, &self.path(kind)).unwrap_or(false))
     }
 
     /// What `stat` shows.
@@ -273,6 +282,9 @@ impl Database {
         }
         if !self.files.is_current(kind, opened) {
             // Unlinked while open: nobody will ever read it by name again.
+            if opened.is_retired() {
+                return Err(StoreError::denied("the journal was removed, and its file is the next one's"));
+            }
             opened.grew(offset, data.len());
             return opened
                 .file
@@ -371,6 +383,9 @@ impl Database {
                 Err(source) => return Err(StoreError::Io { what: "removal of a database file", source }),
             }
             slots[slot(kind)] = None;
+            if kind == FileKind::Journal {
+                *self.files.journal() = None;
+            }
         }
         self.dir_dirty.store(true, Ordering::Release);
         if matches!(kind, FileKind::Wal | FileKind::Shm | FileKind::Database)
@@ -402,6 +417,7 @@ impl Database {
 
     /// Makes creations and removals in the database's directory durable, if there were any.
     pub fn sync_dir(&self) -> Result<()> {
+        self.sync_journal_end()?;
         // Cleared first: a name that is made during the sync marks the directory again.
         if self.dir_dirty.swap(false, Ordering::AcqRel)
             && let Err(source) = self.env.disk.sync_dir(DIR_SYNC, self.dir.dir())

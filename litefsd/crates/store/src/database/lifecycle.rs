@@ -60,6 +60,7 @@ impl Database {
             room: super::room::WalRoom::default(),
             complete_at: pos,
             journal: JournalState::default(),
+            journal_file: super::journal_file::JournalFile::default(),
             rollback: RollbackCapture::default(),
             prepared_rollback: None,
             dirty_seq: 0,
@@ -226,6 +227,9 @@ impl Database {
                 if self.exists(kind) {
                     self.remove_name(kind, CLOSE_UNLINK)?;
                 }
+            }
+            if self.files.is_retired(FileKind::Journal) {
+                self.remove_name(FileKind::Journal, CLOSE_UNLINK)?;
             }
             self.sync_dir()?;
         }

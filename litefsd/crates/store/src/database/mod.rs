@@ -23,6 +23,7 @@ mod drop;
 mod files;
 mod gate;
 mod import;
+mod journal_file;
 mod leftover;
 mod lifecycle;
 mod publish;
@@ -58,6 +59,7 @@ pub use self::transfer::Export;
 
 use self::files::Files;
 use self::import::ImportSession;
+use self::journal_file::JournalFile;
 use self::rollback::{JournalState, PreparedRollback};
 use self::room::WalRoom;
 use self::warm::WarmWal;
@@ -166,6 +168,7 @@ struct Inner {
     complete_at: Pos,
 
     journal: JournalState,
+    journal_file: JournalFile,
     rollback: RollbackCapture,
     prepared_rollback: Option<PreparedRollback>,
     /// Counts changes to the database file inside a rollback transaction.

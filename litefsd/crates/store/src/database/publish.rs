@@ -325,10 +325,11 @@ impl Database {
             self.check_alive(&g)?;
             match g.pending.iter().find(|p| !self.is_durable(&g, p)) {
                 None => false,
-                // The FSYNC of the database in the transaction that goes on covers this one's marker too; two
-                // syncs at a time only wait for each other.
+                // The FSYNC of the database in the transaction that goes on covers this one's marker too, and in
+                // two modes SQLite syncs the end of the journal; two syncs at a time only wait for each other.
                 Some(p) => {
-                    let soon = matches!(p.durable, DurableBy::Marker(_)) && g.journal.live;
+                    let soon = matches!(p.durable, DurableBy::Marker(_))
+                        && (g.journal.live || self.journal_end_is_synced_by_sqlite(&g));
                     now || !soon || p.since.elapsed() >= MARKER_PATIENCE
                 }
             }
@@ -360,7 +361,7 @@ impl Database {
         match p.durable {
             DurableBy::Frame(frame) => frame <= g.wal_synced || self.log_durable_to(p.change.pos),
             DurableBy::Record => self.log_durable_to(p.change.pos),
-            DurableBy::Marker(lsn) => self.log.synced() >= lsn,
+            DurableBy::Marker(lsn) => self.journal_is_over(g, lsn) && self.log_durable_to(p.change.pos),
         }
     }
 

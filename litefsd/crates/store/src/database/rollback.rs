@@ -96,7 +96,7 @@ impl Database {
         self.check_alive(&g)?;
         if g.journal.live && offset < 8 && !keeps_magic(offset, data) {
             // PERSIST, or EXCLUSIVE locking: the header is zeroed. This is the commit point.
-            return self.finalise(&mut g, || {
+            return self.finalise(&mut g, |_| {
                 opened
                     .file
                     .write_all_at(JOURNAL_WRITE, data, offset)
@@ -106,10 +106,7 @@ impl Database {
         if !g.journal.live {
             self.require_permit("write of a journal")?;
         }
-        opened
-            .file
-            .write_all_at(JOURNAL_WRITE, data, offset)
-            .map_err(StoreError::io("write of the journal"))?;
+        self.write_journal_file(&mut g, opened, JOURNAL_WRITE, offset, data)?;
         if offset < JOURNAL_HEADER {
             self.look_at_journal(&mut g, &*opened.file)?;
         }
@@ -121,13 +118,12 @@ impl Database {
         self.gate_journal(caller, "truncation of the journal")?;
         let mut g = self.lock();
         self.check_alive(&g)?;
-        let cut = || {
-            opened.file.set_len(JOURNAL_TRUNCATE, size).map_err(StoreError::io("truncation of the journal"))
-        };
         if g.journal.live && size < JOURNAL_HEADER {
-            return self.finalise(&mut g, cut);
+            return self.finalise(&mut g, |g| Self::cut_journal_file(g, opened, size));
         }
-        cut()
+        opened.file.set_len(JOURNAL_TRUNCATE, size).map_err(StoreError::io("truncation of the journal"))?;
+        opened.resized(size);
+        Ok(())
     }
 
     /// Removal of the journal: the commit point of DELETE mode.
@@ -135,17 +131,22 @@ impl Database {
         self.gate_journal(caller, "removal of the journal")?;
         let mut g = self.lock();
         self.check_alive(&g)?;
-        let remove = || self.remove_name(FileKind::Journal, JOURNAL_UNLINK);
-        if g.journal.live { self.finalise(&mut g, remove) } else { remove() }
+        if g.journal.live {
+            return self.finalise(&mut g, |g| self.remove_journal_file(g));
+        }
+        self.remove_name(FileKind::Journal, JOURNAL_UNLINK)
     }
 
     /// FSYNC of the journal.
     pub(super) fn fsync_journal(&self, opened: &OpenedFile) -> Result<()> {
+        let ending = Self::journal_ending(&self.lock());
         opened.file.sync_data(JOURNAL_SYNC).map_err(|source| {
             // SQLite rolls back; nothing of this transaction is in the database file yet, or it is
             // covered by what an earlier sync made durable. No acknowledgement depends on it.
             StoreError::Io { what: "fsync of the journal", source }
-        })
+        })?;
+        Self::journal_file_synced(&mut self.lock(), ending);
+        Ok(())
     }
 
     /// A WRITE of the database file.
@@ -327,11 +328,13 @@ impl Database {
     }
 
     /// The journal goes away: commit, or end of a rollback.
-    fn finalise(&self, g: &mut Inner, on_disk: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn finalise(&self, g: &mut Inner, on_disk: impl FnOnce(&Inner) -> Result<()>) -> Result<()> {
         let changed = g.rollback.is_dirty() && self.prepare_rollback(g)?;
         if !changed {
             // ROLLBACK, or a transaction that changed nothing: no commit, allowed on any role (rule R6).
-            on_disk()?;
+            // Without a marker nothing tells recovery that this journal is done with.
+            g.journal_file.give_up();
+            on_disk(g)?;
             self.end_of_journal(g);
             return Ok(());
         }
@@ -352,7 +355,7 @@ impl Database {
                 return Err(e.into());
             }
         }
-        if let Err(e) = on_disk() {
+        if let Err(e) = on_disk(g) {
             // The journal still stands: SQLite reports the error and rolls back from it.
             self.take_back_rollback(g)?;
             self.forget_for_good(g)?;
@@ -389,6 +392,7 @@ impl Database {
             since: Instant::now(),
         });
         self.end_of_journal(g);
+        self.journal_file_ended(g, Some(marker));
         self.wake_publisher();
         Ok(())
     }
@@ -396,6 +400,7 @@ impl Database {
     pub(super) fn end_of_journal(&self, g: &mut Inner) {
         g.rollback.clear();
         g.journal = JournalState::default();
+        self.journal_file_ended(g, None);
         g.dirty_synced = false;
         g.log_synced_for_file = false;
         g.dirty_seq = 0;

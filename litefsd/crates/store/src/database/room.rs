@@ -9,8 +9,6 @@
 //! only. So the publisher's thread, beside the commits, writes zeros behind the end, up to what a wal
 //! reaches before SQLite checkpoints it. Zeros are no frames: no reader of the file takes them for any.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::files::OpenedFile;
 use super::{Database, Inner};
 use crate::disk::Op;
@@ -66,7 +64,7 @@ impl WalRoom {
 impl Database {
     /// Frames were written.
     pub(super) fn watch_wal_room(g: &mut Inner, opened: &OpenedFile) {
-        let used = opened.written();
+        let used = opened.shown_len().unwrap_or_default();
         g.room.wanted = g.room.target(used) > g.room.end.max(used);
     }
 
@@ -80,7 +78,7 @@ impl Database {
         loop {
             // Under the lock, so that no frame is written where the zeros go.
             let mut g = self.lock();
-            let used = opened.written();
+            let used = opened.shown_len().unwrap_or_default();
             let target = g.room.target(used);
             let from = g.room.end.max(used);
             let current = self.files.is_current(FileKind::Wal, &opened) && self.check_alive(&g).is_ok();
@@ -104,13 +102,6 @@ impl Database {
             return Err(StoreError::Io { what: "fsync of the wal", source });
         }
         Ok(())
-    }
-}
-
-impl OpenedFile {
-    /// Bytes that were written to it, if they are counted (the wal).
-    fn written(&self) -> u64 {
-        self.written.as_ref().map_or(0, |n| n.load(Relaxed))
     }
 }
 

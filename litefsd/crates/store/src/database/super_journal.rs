@@ -136,8 +136,12 @@ impl Database {
 
     /// Whether the journal ends with this super-journal's path.
     fn names_super_journal(&self, name: &str) -> Result<bool> {
-        let journal = self.backing(FileKind::Journal)?.file;
-        let size = journal.len().map_err(StoreError::io("size of a journal"))?;
+        let opened = self.backing(FileKind::Journal)?;
+        let (shown, journal) = (opened.shown_len(), opened.file);
+        let size = match shown {
+            Some(len) => len,
+            None => journal.len().map_err(StoreError::io("size of a journal"))?,
+        };
         let path = super_journal_name(&mut Backing(&*journal), size).map_err(|_| StoreError::Corrupt {
             what: "a journal",
             reason: "its end cannot be read".into(),

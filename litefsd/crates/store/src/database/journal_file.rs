@@ -1,0 +1,231 @@
+//! The backing file of the rollback journal, used again by the next transaction.
+//!
+//! Owns: what a removal or a cut of the journal through the mount does on disk. Does not own: what it means
+//! (`rollback`). Tested by the crash matrix (`tests/crash`) and `tests/tests/mount_modes.rs`.
+//!
+//! A journal that is made and removed for each transaction costs a commit of the file system's own journal
+//! for its name, and one for its blocks. So at the end of a transaction its file keeps name and blocks, and
+//! only loses its magic, which is what SQLite does in PERSIST mode; the mount shows it as removed (DELETE)
+//! or empty (TRUNCATE). For recovery a journal without magic is none.
+//!
+//! *The order.* The magic is destroyed with a plain write. Before the next transaction's first byte goes over
+//! the old content it must be certain that a power loss cannot bring back the magic over a mixture of both:
+//! either the marker of the transaction that ended is durable, and recovery knows that this journal is
+//! done with, or the file was synced.
+//!
+//! *What a longer file may contain behind the journal.* Page records of earlier transactions: they have
+//! another nonce, so their checksums are wrong. Not: a second header, or the name of a super-journal at the
+//! end, both of which recovery would believe. A journal with either is removed for good, and one that gets a
+//! name at its end is cut there first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use litefs_sqlite::journal::JOURNAL_MAGIC;
+
+use super::files::OpenedFile;
+use super::{Database, Inner};
+use crate::disk::{DiskFile, Op};
+use crate::error::{Result, StoreError};
+use crate::log::Lsn;
+use crate::own_mount::FileKind;
+
+const END: Op = Op::new("journal.end");
+const UNLINK: Op = Op::new("journal.unlink");
+const TRUNCATE: Op = Op::new("journal.truncate");
+
+/// The part of a journal's header that is overwritten at its end, as SQLite does in PERSIST mode.
+const HEADER: usize = 28;
+/// A bigger file gives its blocks back: the journal of a big transaction is rare.
+const KEEP_AT_MOST: u64 = 4 * 1024 * 1024;
+
+/// How the mount shows a file that is longer on disk.
+#[derive(Debug)]
+pub(super) struct Shown {
+    len: AtomicU64,
+    /// The next journal has the file: this one is empty for who still has it open.
+    retired: AtomicBool,
+}
+
+/// What is known of the journal's file beyond its header.
+#[derive(Default)]
+pub(super) struct JournalFile {
+    /// It has, or may have, a second header or a super-journal's name.
+    special: bool,
+    /// The marker of the transaction whose journal this was, until it may be overwritten.
+    before_reuse: Option<Lsn>,
+    /// The newest marker that is not needed: its journal's end was made durable by a sync of its own.
+    done: Lsn,
+}
+
+impl JournalFile {
+    /// It is removed, or cut, for good.
+    pub(super) fn give_up(&mut self) {
+        self.special = true;
+    }
+}
+
+impl OpenedFile {
+    pub(super) fn shown(len: u64) -> Arc<Shown> {
+        Arc::new(Shown { len: AtomicU64::new(len), retired: AtomicBool::new(false) })
+    }
+
+    /// Bytes that the mount shows, where it is not the file's own length.
+    pub(super) fn shown_len(&self) -> Option<u64> {
+        self.shown.as_ref().map(|s| s.len.load(Relaxed))
+    }
+
+    /// Length and time of the last change, as `stat` shows them.
+    pub fn stat(&self) -> std::io::Result<(u64, SystemTime)> {
+        let m = self.file.metadata()?;
+        Ok((self.shown_len().unwrap_or(m.len), m.mtime))
+    }
+
+    /// `pread`, up to the end that the mount shows.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let room = self.shown_len().map_or(u64::MAX, |len| len.saturating_sub(offset));
+        let n = buf.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        self.file.read_at(&mut buf[..n], offset)
+    }
+
+    /// `ftruncate` of a file whose name is gone. Nobody reads it by name again.
+    pub fn set_len_unlinked(&self, size: u64) -> std::io::Result<()> {
+        const UNLINKED: Op = Op::new("fuse.truncate_unlinked");
+        if self.is_retired() {
+            return Ok(());
+        }
+        self.file.set_len(UNLINKED, size)?;
+        self.resized(size);
+        Ok(())
+    }
+
+    /// Something was written, before the reply: the kernel must never be told a smaller size than it knows.
+    pub(super) fn grew(&self, offset: u64, len: usize) {
+        if let Some(s) = &self.shown {
+            s.len.fetch_max(offset.saturating_add(len as u64), Relaxed);
+        }
+    }
+
+    /// The file was cut, or made longer, to `size`.
+    pub(super) fn resized(&self, size: u64) {
+        if let Some(s) = &self.shown {
+            s.len.store(size, Relaxed);
+        }
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.shown.as_ref().is_some_and(|s| s.retired.load(Relaxed))
+    }
+
+    fn retire(&self) {
+        self.resized(0);
+        if let Some(s) = &self.shown {
+            s.retired.store(true, Relaxed);
+        }
+    }
+}
+
+impl Database {
+    /// A WRITE of the journal, on disk.
+    pub(super) fn write_journal_file(
+        &self,
+        g: &mut Inner,
+        opened: &OpenedFile,
+        op: Op,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<()> {
+        if let Some(marker) = g.journal_file.before_reuse
+            && self.log.synced() < marker
+            && let Err(e) = self.log.sync()
+        {
+            self.poison(g, format!("fsync of the log failed: {e}"));
+            return Err(e.into());
+        }
+        g.journal_file.before_reuse = None;
+        let ends = data.ends_with(&JOURNAL_MAGIC);
+        if offset > 0 && (ends || data.starts_with(&JOURNAL_MAGIC)) {
+            g.journal_file.special = true;
+        }
+        opened.file.write_all_at(op, data, offset).map_err(StoreError::io("write of the journal"))?;
+        opened.grew(offset, data.len());
+        if ends && offset > 0 {
+            // A super-journal's name is found from the end of the file.
+            let end = opened.shown_len().unwrap_or_default();
+            let len = opened.file.len().map_err(StoreError::io("size of the journal"))?;
+            if len > end {
+                opened.file.set_len(TRUNCATE, end).map_err(StoreError::io("cut of the journal"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file may keep its blocks for the next journal.
+    fn keeps_journal(g: &Inner, opened: &OpenedFile) -> bool {
+        !g.journal_file.special && opened.file.len().is_ok_and(|len| len <= KEEP_AT_MOST)
+    }
+
+    /// The end of a journal by a cut to `size` < 28 bytes, on disk.
+    pub(super) fn cut_journal_file(g: &Inner, opened: &OpenedFile, size: u64) -> Result<()> {
+        if size == 0 && Self::keeps_journal(g, opened) {
+            opened.file.write_all_at(END, &[0; HEADER], 0).map_err(StoreError::io("end of the journal"))?;
+        } else {
+            opened.file.set_len(TRUNCATE, size).map_err(StoreError::io("truncation of the journal"))?;
+        }
+        opened.resized(size);
+        Ok(())
+    }
+
+    /// The end of a live journal by removal, on disk.
+    pub(super) fn remove_journal_file(&self, g: &Inner) -> Result<()> {
+        let opened = self.backing(FileKind::Journal)?;
+        if !Self::keeps_journal(g, &opened) {
+            return self.remove_name(FileKind::Journal, UNLINK);
+        }
+        opened.file.write_all_at(END, &[0; HEADER], 0).map_err(StoreError::io("end of the journal"))?;
+        self.files.retire_journal(Arc::clone(&opened.file));
+        opened.retire();
+        Ok(())
+    }
+
+    /// A transaction ended; `marker`: what makes that durable.
+    pub(super) fn journal_file_ended(&self, g: &mut Inner, marker: Option<Lsn>) {
+        g.journal_file = JournalFile { special: false, before_reuse: marker, done: g.journal_file.done };
+    }
+
+    /// The journal's file was synced: what it was before is gone for good.
+    pub(super) fn journal_file_synced(g: &mut Inner, before: Option<Lsn>) {
+        // Nothing was written over it meanwhile.
+        if let Some(marker) = g.journal_file.before_reuse.take_if(|m| Some(*m) == before) {
+            g.journal_file.done = marker;
+        }
+    }
+
+    /// The transaction whose journal ended last, until that is durable.
+    pub(super) fn journal_ending(g: &Inner) -> Option<Lsn> {
+        g.journal_file.before_reuse
+    }
+
+    /// Whether a power loss can bring back the journal of the transaction with this marker.
+    pub(super) fn journal_is_over(&self, g: &Inner, marker: Lsn) -> bool {
+        marker <= g.journal_file.done || self.log.synced() >= marker
+    }
+
+    /// Whether SQLite is about to sync the end of the journal itself: not where the journal was removed.
+    pub(super) fn journal_end_is_synced_by_sqlite(&self, g: &Inner) -> bool {
+        g.journal_file.before_reuse.is_some() && self.files.current(FileKind::Journal).is_some()
+    }
+
+    /// For FSYNC of the directory: a removal that left the name must be as durable as one that did not.
+    pub(super) fn sync_journal_end(&self) -> Result<()> {
+        let marker = self.lock().journal_file.before_reuse;
+        match marker {
+            Some(marker) if self.log.synced() < marker => self.sync_log(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A journal's file between two transactions.
+pub(super) type Retired = Option<Arc<dyn DiskFile>>;
