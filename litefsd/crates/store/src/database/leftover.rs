@@ -1,8 +1,9 @@
 //! Settling what a dead writer left in the wal: rule W9.
 //!
 //! Owns: the proof that nobody has seen the transaction, and its removal. Does not own: when to look
-//! ([`super::publish`]). Tested by the crash matrix of this crate (`killed`), and by `mount_crash`.
+//! ([`super::publish`]). Tested by the crash matrix of this crate (`killed`, `leftover`), and by `mount_crash`.
 
+use litefs_core::capture::{WalEvent, frame_data_offset};
 use litefs_sqlite::lock_bytes::Lock;
 
 use super::Database;
@@ -28,16 +29,26 @@ impl Database {
         // Without a valid index nobody knows whether SQLite had shown it, and acknowledged it: the process may
         // be gone, and the next one, which has just emptied the index, recovers it from the wal.
         let Some(index) = self.read_index() else { return Ok(()) };
-        let at = {
+        let shown = {
             let g = self.lock();
             let Some(w) = g.wal.generation() else { return Ok(()) };
-            let ps = w.page_size;
-            let shown = index.salt == w.salt && index.mx_frame > g.wal.published_frames();
-            if g.prepared.is_empty() || shown {
+            index.salt == w.salt && index.mx_frame > g.wal.published_frames()
+        };
+        if shown { Ok(()) } else { self.destroy_leftover(&*own) }
+    }
+
+    /// With WAL_WRITE or EXCLUSIVE in hand, after the index was asked: destroys the first frame behind what
+    /// is published, if a transaction was prepared there, and drops it.
+    ///
+    /// The frame first: a crash between leaves a record that recovery finds to be of no frame.
+    pub(super) fn destroy_leftover(&self, own: &dyn OwnMount) -> Result<()> {
+        let at = {
+            let g = self.lock();
+            let Some(ps) = g.wal.generation().map(|w| w.page_size) else { return Ok(()) };
+            if g.prepared.is_empty() {
                 return Ok(());
             }
-            let frame = g.wal.published_frames() + 1;
-            litefs_core::capture::frame_data_offset(frame, ps) - FRAME_HEADER
+            frame_data_offset(g.wal.published_frames() + 1, ps) - FRAME_HEADER
         };
         let zeros = [0u8; FRAME_HEADER as usize];
         own.open(FileKind::Wal, false).map_err(StoreError::io("open of the wal"))?;
@@ -51,7 +62,7 @@ impl Database {
             .map_err(|e| StoreError::Corrupt { what: "the wal", reason: e.to_string() })?;
         tracing::info!(db = %self.name, "removed a transaction that its writer abandoned before it became visible");
         for event in events {
-            if let litefs_core::capture::WalEvent::Dropped { from_frame } = event {
+            if let WalEvent::Dropped { from_frame } = event {
                 self.drop_prepared(&mut g, from_frame)?;
             }
         }
