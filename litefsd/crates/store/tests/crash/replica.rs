@@ -159,3 +159,36 @@ fn snapshot_over_rollback() {
 fn snapshot_over_wal() {
     run(made_by(&wal_mode, true), false);
 }
+
+/// A reader keeps a received snapshot out of the database file: exports, and replicas of this node once it is
+/// the primary, get it all the same.
+#[test]
+fn a_snapshot_that_is_only_in_frames_can_be_copied() {
+    let files = made_by(&wal_mode, true);
+    let later = made_by(&wal_mode, false);
+    let (pos, snapshot) = files.last().unwrap();
+    let mut r = Run::new(&SimDisk::new(), Options { primary: false, ..Options::default() }, Look::Leave);
+    r.step(|w| apply(w, &later[0].1)).unwrap();
+    r.step(|w| apply(w, &later[1].1)).unwrap();
+    r.open(1, "db").unwrap();
+    r.sql(1, "BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+    r.step(|w| apply(w, snapshot)).unwrap();
+    let db = r.world.db("db");
+    assert_eq!(db.pos(), *pos);
+    let kept = "/data/dbs/db/snapshot.ltx";
+    assert!(r.world.disk.content(kept).is_some(), "the reader did not keep it out of the file");
+    let bytes = image(&db, "in frames");
+
+    // One that was started before the checkpoint goes on behind it.
+    let started = db.export().unwrap();
+    r.sql(1, "COMMIT").unwrap();
+    r.close(1);
+    for _ in 0..3 {
+        r.world.store.tick();
+        r.world.store.maintain();
+    }
+    let mut out = Vec::new();
+    started.write(&db, &mut out).unwrap();
+    assert!(out == bytes);
+    assert!(image(&db, "later") == bytes);
+}
