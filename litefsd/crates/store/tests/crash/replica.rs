@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use litefs_store::StoreError;
-use litefs_store::sim_disk::{Crash, SimDisk};
+use litefs_store::disk::Op;
+use litefs_store::sim_disk::{At, Crash, Fault, SimDisk};
 use litefs_store::spool::Spooled;
 use litefs_types::{NodeId, Pos};
 
@@ -191,4 +192,43 @@ fn a_snapshot_that_is_only_in_frames_can_be_copied() {
     started.write(&db, &mut out).unwrap();
     assert!(out == bytes);
     assert!(image(&db, "later") == bytes);
+}
+
+/// A drop that fails half way: the old content does not come back, neither here nor after a restart.
+fn drop_that_fails_at(op: Op, heals: bool) {
+    let made = made_by(
+        &|r: &mut Run| {
+            wal_mode(r)?;
+            r.step(|w| w.db("db").drop_database().map(|_| ()))
+        },
+        false,
+    );
+    let ((pos, drop), before) = made.split_last().unwrap();
+    let options = Options { primary: false, ..Options::default() };
+    let mut r = Run::new(&SimDisk::new(), options, Look::Leave);
+    for (_, bytes) in before {
+        r.step(|w| apply(w, bytes)).unwrap();
+    }
+    let db = r.world.db("db");
+    r.world.disk.arm(At::NthOf(op, 0), Fault::Error(libc::EIO));
+    let done = apply(&r.world, drop);
+    r.world.disk.disarm();
+    assert_eq!(done.is_ok(), heals, "{op}: {done:?}");
+    assert_eq!(db.poisoned().is_none(), heals, "{op}");
+    for how in [Crash::KeepAll, Crash::LoseAll] {
+        let world = World::open(&r.world.disk.crash(how), options).unwrap();
+        let db = world.db("db");
+        assert_eq!((db.pos(), db.is_dropped()), (*pos, true), "{op} {how:?}");
+        let set_aside = world.disk.files().into_iter().any(|f| f.starts_with("/data/quarantine"));
+        assert!(!set_aside, "{op} {how:?}: contradicts itself");
+    }
+}
+
+#[test]
+fn a_drop_that_fails_half_way_is_completed() {
+    // Written again while the database stays locked ...
+    drop_that_fails_at(Op::new("own.truncate"), true);
+    drop_that_fails_at(Op::new("own.unlink"), true);
+    // ... or left to recovery.
+    drop_that_fails_at(Op::new("drop.unlink"), false);
 }
