@@ -40,7 +40,7 @@ mod wal;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use litefs_core::capture::rollback::RollbackCapture;
 use litefs_core::capture::wal::WalTracker;
@@ -282,6 +282,21 @@ impl Database {
             Ok(io) => Some(io),
             Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),
             Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The same, waited for at most until then.
+    fn lock_own_until(&self, deadline: Instant) -> Option<MutexGuard<'_, OwnIo>> {
+        /// Pause between two looks.
+        const PAUSE: Duration = Duration::from_millis(1);
+        loop {
+            if let Some(io) = self.try_lock_own() {
+                return Some(io);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(PAUSE);
         }
     }
 

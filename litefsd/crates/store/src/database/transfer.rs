@@ -18,8 +18,6 @@ use crate::snapshot::{KeptHistory, LogHistory, Snapshot, SnapshotError, Snapshot
 /// How long a copy waits for a rollback transaction to end: inside it, pages of the last position may be
 /// in the journal only.
 const TRANSACTION_WAIT: Duration = Duration::from_secs(30);
-/// Pause between two looks whether the daemon's own transaction is over.
-const OWN_IO_PAUSE: Duration = Duration::from_millis(1);
 /// Bytes handed to the output at once.
 const CHUNK: usize = 256 * 1024;
 
@@ -148,17 +146,11 @@ impl Database {
     /// Starts a copy at the end of the log, which readers may not see yet.
     fn snapshot_of_tip(&self, deadline: Instant) -> Result<Snapshot> {
         // What the daemon itself writes (an apply, an import) is not between the files and the position now.
-        let own_io = loop {
-            if let Some(io) = self.try_lock_own() {
-                break io;
-            }
-            if Instant::now() >= deadline {
-                return Err(StoreError::Busy {
-                    what: "a copy of the database",
-                    holder: "a transaction of the daemon".into(),
-                });
-            }
-            std::thread::sleep(OWN_IO_PAUSE);
+        let Some(own_io) = self.lock_own_until(deadline) else {
+            return Err(StoreError::Busy {
+                what: "a copy of the database",
+                holder: "a transaction of the daemon".into(),
+            });
         };
         let mut g = self.lock();
         // Inside a rollback transaction the pages of the position are being overwritten.

@@ -2,9 +2,12 @@
 //! position that existed, and goes on from there to the end.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use litefs_store::StoreError;
+use litefs_store::database::OpenMode;
 use litefs_store::disk::Op;
+use litefs_store::own_mount::FileKind;
 use litefs_store::sim_disk::{At, Crash, Fault, SimDisk};
 use litefs_store::spool::Spooled;
 use litefs_types::{NodeId, Pos};
@@ -231,4 +234,39 @@ fn a_drop_that_fails_half_way_is_completed() {
     drop_that_fails_at(Op::new("own.unlink"), true);
     // ... or left to recovery.
     drop_that_fails_at(Op::new("drop.unlink"), false);
+}
+
+/// An apply that waits for a reader keeps neither the next one nor the upkeep of other databases waiting.
+#[test]
+fn an_open_beside_a_blocked_apply_does_not_wait_for_it() {
+    let made = made_by(
+        &|r: &mut Run| {
+            wal_mode(r)?;
+            r.step(|w| w.db("db").drop_database().map(|_| ()))
+        },
+        false,
+    );
+    let (drop, before) = made.split_last().unwrap();
+    let mut r = Run::new(&SimDisk::new(), Options { primary: false, ..Options::default() }, Look::Leave);
+    for (_, bytes) in before {
+        r.step(|w| apply(w, bytes)).unwrap();
+    }
+    r.open(1, "db").unwrap();
+    r.sql(1, "BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+    let world = Arc::clone(&r.world);
+    std::thread::scope(|s| {
+        let applying = s.spawn(|| apply(&world, &drop.1));
+        std::thread::sleep(Duration::from_millis(200));
+        let start = Instant::now();
+        let mode = OpenMode { read: true, write: true, truncate: false };
+        let db = world.db("db");
+        assert!(db.open_file(&world.caller(99), FileKind::Database, mode).is_ok());
+        world.store.tick();
+        let took = start.elapsed();
+        assert!(!applying.is_finished(), "it was not blocked");
+        // The reader's locks go, without SQLite at work beside the apply.
+        r.kill(1);
+        applying.join().unwrap().unwrap();
+        assert!(took < Duration::from_secs(1), "OPEN and upkeep took {took:?}");
+    });
 }
