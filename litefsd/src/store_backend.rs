@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use litefs_core::stream::Ack;
 use litefs_store::database::{CheckedImport, Database, ReceivedLtx};
 use litefs_store::own_mount::FileKind;
 use litefs_store::spool::{SpoolWriter, Spooled};
@@ -110,6 +111,13 @@ impl StreamSink for StoreBackend {
 
     fn position(&self, db: &DbName) -> Pos {
         self.store.database(db.as_str()).map_or(Pos::ZERO, |db| stream_position(&db))
+    }
+
+    fn progress(&self, db: &DbName) -> Ack {
+        let none = Ack { applied: Pos::ZERO, durable: Pos::ZERO };
+        self.store
+            .database(db.as_str())
+            .map_or(none, |db| Ack { applied: db.pos(), durable: db.durable_pos() })
     }
 
     fn spool(&self, db: &DbName) -> SpoolWriter {

@@ -7,6 +7,7 @@
 
 use std::io::{self, Read, Write};
 
+use litefs_core::stream::Ack;
 use litefs_store::spool::{SpoolWriter, Spooled};
 use litefs_types::{Checksum, ClusterId, DbName, NodeId, Pos, Txid};
 
@@ -108,6 +109,10 @@ pub trait StreamSink: Send + Sync {
     fn positions(&self) -> Vec<(DbName, Pos)>;
     /// The position of one database, published or not, as far as its log goes; `ZERO` if unknown.
     fn position(&self, db: &DbName) -> Pos;
+    /// How far this database is here, to tell the primary: what readers see, and what survives a power loss.
+    fn progress(&self, db: &DbName) -> Ack {
+        Ack { applied: self.position(db), durable: Pos::ZERO }
+    }
     /// A spool for data of this database (which may not exist yet). Must not block: it touches the disk
     /// only when more comes than it keeps in memory.
     fn spool(&self, db: &DbName) -> SpoolWriter;

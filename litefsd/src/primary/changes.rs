@@ -8,11 +8,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use litefs_core::stream::Filter;
+use http::HeaderValue;
+use litefs_core::stream::{Ack, Filter};
 use litefs_store::notice::{Change, ChangeNotice};
 use litefs_types::{DbName, NodeId, Pos};
 use tokio::sync::Notify;
 
+use crate::http::extensions::Extensions;
 use crate::http::node::NodeState;
 
 /// Hears of every change, wakes the streams, and feeds the events.
@@ -24,10 +26,14 @@ pub struct ChangeHub {
 /// What a connected replica has not been sent yet.
 struct Subscriber {
     info: ReplicaInfo,
+    /// Which stream, for acknowledgements.
+    number: u64,
     filter: Filter,
     dirty: Mutex<BTreeSet<DbName>>,
     /// How far the replica is, as far as it was sent.
     sent: Mutex<BTreeMap<DbName, Pos>>,
+    /// How far it says it is.
+    acked: Mutex<BTreeMap<DbName, Ack>>,
     wake: Notify,
 }
 
@@ -42,6 +48,10 @@ pub struct ReplicaInfo {
     pub since: SystemTime,
     /// How far it has been sent each database; it may not have applied all of it yet.
     pub sent: BTreeMap<DbName, Pos>,
+    /// How far it says it is; of a node of the original nothing is known.
+    pub acked: BTreeMap<DbName, Ack>,
+    /// What it knows beyond the original.
+    pub extensions: Extensions,
 }
 
 /// A stream's end of the hub; unsubscribes when dropped.
@@ -61,13 +71,23 @@ impl ChangeHub {
         self: &Arc<Self>,
         node_id: NodeId,
         peer: Option<SocketAddr>,
+        extensions: Extensions,
         filter: Filter,
     ) -> Subscription {
         let subscriber = Arc::new(Subscriber {
-            info: ReplicaInfo { node_id, peer, since: SystemTime::now(), sent: BTreeMap::new() },
+            info: ReplicaInfo {
+                node_id,
+                peer,
+                since: SystemTime::now(),
+                sent: BTreeMap::new(),
+                acked: BTreeMap::new(),
+                extensions,
+            },
+            number: rand::random(),
             filter,
             dirty: Mutex::default(),
             sent: Mutex::default(),
+            acked: Mutex::default(),
             wake: Notify::new(),
         });
         self.lock().push(Arc::clone(&subscriber));
@@ -81,7 +101,24 @@ impl ChangeHub {
 
     /// Who is connected.
     pub fn replicas(&self) -> Vec<ReplicaInfo> {
-        self.lock().iter().map(|s| ReplicaInfo { sent: s.sent().clone(), ..s.info.clone() }).collect()
+        let info = |s: &Arc<Subscriber>| ReplicaInfo {
+            sent: s.sent().clone(),
+            acked: s.acked().clone(),
+            ..s.info.clone()
+        };
+        self.lock().iter().map(info).collect()
+    }
+
+    /// Notes how far the replica of a stream says it is; `false` if there is no such stream of this node.
+    pub(super) fn acknowledge(&self, stream: u64, node_id: NodeId, rows: Vec<(DbName, Ack)>) -> bool {
+        let all = self.lock();
+        let Some(s) = all.iter().find(|s| s.number == stream && s.info.node_id == node_id) else {
+            return false;
+        };
+        let (sent, mut acked) = (s.sent(), s.acked());
+        // Of nothing else there is anything to compare with; and a peer must not fill the memory.
+        acked.extend(rows.into_iter().filter(|(db, _)| sent.contains_key(db)));
+        true
     }
 
     /// Whether the node with this stream id is connected.
@@ -114,6 +151,10 @@ impl Subscriber {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn acked(&self) -> std::sync::MutexGuard<'_, BTreeMap<DbName, Ack>> {
+        self.acked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn mark(&self, db: &DbName) {
         if self.filter.admits(db) {
             self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(db.clone());
@@ -135,6 +176,13 @@ impl Progress {
 }
 
 impl Subscription {
+    /// The number of this stream, as header value.
+    pub(super) fn number(&self) -> HeaderValue {
+        // Hexadecimal digits are always a valid value.
+        HeaderValue::from_str(&format!("{:016x}", self.subscriber.number))
+            .unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
     /// Where to note what was sent.
     pub fn progress(&self) -> Progress {
         Progress(Arc::clone(&self.subscriber))
@@ -177,8 +225,8 @@ mod tests {
     async fn changes_reach_the_filter_and_nobody_after_a_drop() {
         let node = Arc::new(NodeState::new(NodeId::new(1), true, "me".into(), "/".into()));
         let hub = ChangeHub::new(node);
-        let all = hub.subscribe(NodeId::new(2), None, Filter::All);
-        let only = hub.subscribe(NodeId::new(3), None, Filter::parse("b"));
+        let all = hub.subscribe(NodeId::new(2), None, Extensions::default(), Filter::All);
+        let only = hub.subscribe(NodeId::new(3), None, Extensions::default(), Filter::parse("b"));
         hub.changed(change("a"));
         hub.changed(change("b"));
         hub.changed(change("b"));

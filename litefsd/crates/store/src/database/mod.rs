@@ -229,6 +229,13 @@ impl Database {
         self.lock().streamable
     }
 
+    /// How far what is published survives a power loss by the log alone.
+    pub fn durable_pos(&self) -> Pos {
+        let g = self.lock();
+        let durable = self.log.durable();
+        if durable.txid_raw() < g.published.txid_raw() { durable } else { g.published }
+    }
+
     /// Page size; `None` before the first transaction and after a drop.
     pub fn page_size(&self) -> Option<PageSize> {
         self.lock().page_size
