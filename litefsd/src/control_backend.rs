@@ -113,7 +113,7 @@ impl DaemonControl {
                     applied: ack.map(|a| txid(a.applied)),
                     durable: ack.map(|a| txid(a.durable)),
                     unapplied: ack.map(|a| behind(name, a.applied)),
-                    held: None,
+                    held: replica.held.get(name).cloned(),
                 };
                 (name.as_str().to_owned(), row)
             })

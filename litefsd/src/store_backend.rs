@@ -11,7 +11,7 @@ use litefs_store::database::{CheckedImport, Database, ReceivedLtx};
 use litefs_store::own_mount::FileKind;
 use litefs_store::spool::{SpoolWriter, Spooled};
 use litefs_store::{Store, StoreError};
-use litefs_types::{ClusterId, DbName, Pos, Txid};
+use litefs_types::{ClusterId, DbName, PageSize, Pos, Txid};
 
 use crate::http::backend::{
     DbStats, Identity, ImportError, LogEntry, SinkError, SnapshotOptions, SourceError, Stats, StreamSink,
@@ -65,6 +65,10 @@ impl StreamSource for StoreBackend {
 
     fn streamable(&self, db: &DbName) -> Option<Pos> {
         self.store.database(db.as_str()).map(|db| db.streamable_pos())
+    }
+
+    fn page_size(&self, db: &DbName) -> Option<PageSize> {
+        self.store.database(db.as_str())?.page_size()
     }
 
     fn entry(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError> {

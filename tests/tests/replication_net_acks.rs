@@ -6,9 +6,10 @@ mod replication_net_support;
 use std::time::Duration;
 
 use litefs_core::stream::ack::{self, Ack, MAX_ACK_BYTES};
+use litefs_core::stream::pos_map;
 use litefs_types::{NodeId, Pos};
 use litefsd::http::extensions::{EXTENSIONS, OURS, STREAM};
-use replication_net_support::client::{ask, start};
+use replication_net_support::client::{Sent, StreamReader, ask, start};
 use replication_net_support::fake::{After, FakePrimary};
 use replication_net_support::{Node, db, eventually, same, wait_ready};
 use tokio::time::sleep;
@@ -116,4 +117,69 @@ async fn acknowledgements_of_nobody_change_nothing() {
     drop(stream);
     eventually("the stream to end", || p.app.changes.replicas().is_empty()).await;
     assert_eq!(post("AA", number, rows("a")).await, 404);
+}
+
+/// Names of the databases in files, until the next heartbeat.
+async fn files(s: &mut StreamReader) -> Vec<String> {
+    let name = |sent| match sent {
+        Sent::Ltx(db, _) => Some(db),
+        Sent::Frame(_) => None,
+    };
+    s.round().await.into_iter().filter_map(name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_of_the_original_is_spared_a_change_of_page_size() {
+    let mut p = Node::primary().await;
+    let mut ours = Node::replica_of(&p).await;
+    p.store.commit("a", 512, 2, &[(1, 1), (2, 2)]);
+    let old = p.store.commit("a", 512, 2, &[(2, 3)]);
+    let b = p.store.commit("b", 512, 1, &[(1, 1)]);
+    let map = |a: Pos| pos_map::encode(&[(db("a"), a), (db("b"), b)].into());
+    let held = || {
+        let all = p.app.changes.replicas();
+        let go = all.into_iter().find(|r| r.node_id == NodeId::new(0xAA)).unwrap();
+        go.held.get(&db("a")).cloned()
+    };
+    let mut go = StreamReader::open(p.addr, "", map(old)).await;
+    assert_eq!(files(&mut go).await, [""; 0]);
+    p.store.commit("a", 512, 2, &[(2, 4)]);
+    assert_eq!(files(&mut go).await, ["a"]);
+    assert_eq!(held(), None);
+    // VACUUM, or an import. The other database goes on, and heartbeats too.
+    let before = p.store.pos("a");
+    p.store.commit("a", 1024, 1, &[(1, 5)]);
+    p.store.commit("b", 512, 1, &[(1, 2)]);
+    assert_eq!(files(&mut go).await, ["b"]);
+    p.store.commit("a", 1024, 1, &[(1, 6)]);
+    assert_eq!(files(&mut go).await, [""; 0]);
+    let why = held().expect("status says so");
+    for word in ["512", "1024", "dbs/a"] {
+        assert!(why.contains(word), "{why}");
+    }
+    same(&p, &ours, "a").await;
+
+    // It comes again, by the log and then, which is all that is left, by what this process has seen.
+    for trimmed in [false, true] {
+        if trimmed {
+            p.store.trim("a");
+        }
+        for at in [old, before] {
+            drop(go);
+            go = StreamReader::open(p.addr, "", map(at)).await;
+            // What it can take it gets.
+            let expected: &[&str] = if at == old && !trimmed { &["a", "b"] } else { &["b"] };
+            assert_eq!(files(&mut go).await, expected, "{at} trimmed {trimmed}");
+            eventually("status to say so", || held().is_some()).await;
+        }
+    }
+    // Without its copy it gets a new one, and what follows.
+    drop(go);
+    go = StreamReader::open(p.addr, "", map(Pos::ZERO)).await;
+    assert_eq!(files(&mut go).await, ["a", "b"]);
+    p.store.commit("a", 1024, 1, &[(1, 7)]);
+    assert_eq!(files(&mut go).await, ["a"]);
+    eventually("the earlier streams to be gone", || held().is_none()).await;
+    p.stop().await;
+    ours.stop().await;
 }

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 
 use litefs_core::stream::Ack;
 use litefs_store::spool::{SpoolWriter, Spooled};
-use litefs_types::{Checksum, ClusterId, DbName, NodeId, Pos, Txid};
+use litefs_types::{Checksum, ClusterId, DbName, NodeId, PageSize, Pos, Txid};
 
 /// The identity of the cluster, kept in the data directory.
 pub trait Identity: Send + Sync {
@@ -54,6 +54,10 @@ pub trait StreamSource: Send + Sync {
     fn databases(&self) -> Vec<DbName>;
     /// How far replicas may come (`streamable`): durable here. `None`: no such database.
     fn streamable(&self, db: &DbName) -> Option<Pos>;
+    /// Its page size now; `None` if it has no pages, or nobody knows.
+    fn page_size(&self, _db: &DbName) -> Option<PageSize> {
+        None
+    }
     /// The log entry that holds exactly the transaction `txid`; `None` if retention removed it. *May block.*
     fn entry(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError>;
     /// Writes a snapshot as an LTX file of format 1 from a consistent read view and returns its position

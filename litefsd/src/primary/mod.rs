@@ -7,6 +7,7 @@
 mod ack;
 pub mod changes;
 mod damage;
+mod page_size;
 mod send;
 mod session;
 

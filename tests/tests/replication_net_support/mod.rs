@@ -210,6 +210,10 @@ impl StreamSource for MemStore {
     fn streamable(&self, db: &DbName) -> Option<Pos> {
         self.dbs.lock().unwrap().get(db).map(|d| d.pos.unwrap_or(Pos::ZERO))
     }
+    fn page_size(&self, db: &DbName) -> Option<PageSize> {
+        let dbs = self.dbs.lock().unwrap();
+        dbs.get(db).filter(|d| !d.pages.is_empty()).and_then(|d| PageSize::new(d.page_size).ok())
+    }
     fn entry(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError> {
         let dbs = self.dbs.lock().unwrap();
         let Some(file) = dbs.get(db).and_then(|d| d.log.get(&txid.get())).cloned() else { return Ok(None) };
