@@ -139,7 +139,7 @@ mod tests {
     async fn batches_are_bounded_and_nothing_is_left() {
         let acks = Acks::default();
         let name = |n: usize| format!("db{n}").parse::<DbName>().unwrap();
-        acks.mark((0..MAX_ACKS * 2 + 1).map(name));
+        acks.mark((0..=MAX_ACKS * 2).map(name));
         for expected in [MAX_ACKS, MAX_ACKS, 1] {
             // There is a permit for each.
             timeout(Duration::from_secs(5), acks.wake.notified()).await.unwrap();
