@@ -25,6 +25,7 @@ use crate::control::{ControlBackend, Export, ImportSink, LtxFile};
 use crate::events::rfc3339;
 use crate::http::App;
 use crate::http::node::{Lag, NodeState};
+use crate::primary::changes::ReplicaInfo;
 
 /// See the module documentation.
 pub struct DaemonControl {
@@ -33,7 +34,11 @@ pub struct DaemonControl {
     app: Arc<App>,
     changes: watch::Receiver<u64>,
     facts: Facts,
+    open_files: Box<OpenFiles>,
 }
+
+/// Files that applications have open in the mount, by database. Must not block.
+pub type OpenFiles = dyn Fn() -> BTreeMap<DbName, u32> + Send + Sync;
 
 /// What does not change while the daemon runs.
 pub struct Facts {
@@ -70,8 +75,9 @@ impl DaemonControl {
         app: Arc<App>,
         changes: watch::Receiver<u64>,
         facts: Facts,
+        open_files: Box<OpenFiles>,
     ) -> Self {
-        Self { store, node, app, changes, facts }
+        Self { store, node, app, changes, facts, open_files }
     }
 
     fn db(&self, name: &DbName) -> Result<Arc<Database>, ApiError> {
@@ -90,15 +96,25 @@ impl DaemonControl {
     }
 
     /// How far a replica is behind what it may have.
-    fn replica_databases(&self, sent: &BTreeMap<DbName, Pos>) -> BTreeMap<String, ReplicaDatabase> {
+    fn replica_databases(&self, replica: &ReplicaInfo) -> BTreeMap<String, ReplicaDatabase> {
         let behind = |name: &DbName, pos: Pos| {
             let here = self.store.database(name.as_str()).map_or(0, |db| db.streamable_pos().txid_raw());
             here.saturating_sub(pos.txid_raw())
         };
-        sent.iter()
+        let txid = |pos: Pos| format!("{:016x}", pos.txid_raw());
+        replica
+            .sent
+            .iter()
             .map(|(name, pos)| {
-                let row =
-                    ReplicaDatabase { txid: format!("{:016x}", pos.txid_raw()), behind: behind(name, *pos) };
+                let ack = replica.acked.get(name);
+                let row = ReplicaDatabase {
+                    txid: txid(*pos),
+                    behind: behind(name, *pos),
+                    applied: ack.map(|a| txid(a.applied)),
+                    durable: ack.map(|a| txid(a.durable)),
+                    unapplied: ack.map(|a| behind(name, a.applied)),
+                    held: replica.held.get(name).cloned(),
+                };
                 (name.as_str().to_owned(), row)
             })
             .collect()
@@ -159,7 +175,7 @@ fn api_error(e: &StoreError) -> ApiError {
     }
 }
 
-fn database_status(db: &Database) -> DatabaseStatus {
+fn database_status(db: &Database, open: &BTreeMap<DbName, u32>) -> DatabaseStatus {
     let pos = db.pos();
     let page_size = db.page_size();
     let log = db.log();
@@ -176,7 +192,7 @@ fn database_status(db: &Database) -> DatabaseStatus {
             first_txid: log.first().map(|t| t.to_string()),
             last_txid: log.first().and_then(|_| log.tip().txid()).map(|t| t.to_string()),
         },
-        open_handles: None,
+        open_handles: Some(open.get(db.name()).copied().unwrap_or(0)),
         last_change: db.last_timestamp().map(rfc3339),
         trouble: db.poisoned(),
     }
@@ -250,7 +266,7 @@ impl ControlBackend for DaemonControl {
                 .replicas()
                 .into_iter()
                 .map(|r| ReplicaStatus {
-                    databases: self.replica_databases(&r.sent),
+                    databases: self.replica_databases(&r),
                     id: Some(r.node_id.to_string()),
                     name: None,
                     address: r.peer.map_or_else(|| "unknown".into(), |p| p.to_string()),
@@ -261,12 +277,15 @@ impl ControlBackend for DaemonControl {
                     lag_ms: None,
                 })
                 .collect(),
-            databases: self.store.databases().iter().map(|db| database_status(db)).collect(),
+            databases: {
+                let open = (self.open_files)();
+                self.store.databases().iter().map(|db| database_status(db, &open)).collect()
+            },
         }
     }
 
     fn database(&self, name: &DbName) -> Option<DatabaseStatus> {
-        self.store.database(name.as_str()).map(|db| database_status(&db))
+        self.store.database(name.as_str()).map(|db| database_status(&db, &(self.open_files)()))
     }
 
     fn position(&self, name: &DbName) -> Option<Pos> {

@@ -265,8 +265,11 @@ impl Daemon {
         let facts = Facts::new(settings, mounted.dir().to_path_buf(), own_name);
         let socket = ControlSocket::bind(&settings.socket).map_err(StartError::Socket)?;
         let (stop_control, stopped) = watch::channel(false);
-        let control_backend =
-            DaemonControl::new(Arc::clone(&store), Arc::clone(&node), Arc::clone(&app), changed, facts);
+        // Not kept alive by a request that hangs at the stop.
+        let core = Arc::downgrade(mounted.core());
+        let open_files = Box::new(move || core.upgrade().map(|c| c.open_files()).unwrap_or_default());
+        let (s, n, a) = (Arc::clone(&store), Arc::clone(&node), Arc::clone(&app));
+        let control_backend = DaemonControl::new(s, n, a, changed, facts, open_files);
         let control = tokio::spawn(control::serve(socket, Arc::new(control_backend), stopped));
 
         Ok(Self {

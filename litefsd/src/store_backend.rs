@@ -6,11 +6,12 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use litefs_core::stream::Ack;
 use litefs_store::database::{CheckedImport, Database, ReceivedLtx};
 use litefs_store::own_mount::FileKind;
 use litefs_store::spool::{SpoolWriter, Spooled};
 use litefs_store::{Store, StoreError};
-use litefs_types::{ClusterId, DbName, Pos, Txid};
+use litefs_types::{ClusterId, DbName, PageSize, Pos, Txid};
 
 use crate::http::backend::{
     DbStats, Identity, ImportError, LogEntry, SinkError, SnapshotOptions, SourceError, Stats, StreamSink,
@@ -66,6 +67,10 @@ impl StreamSource for StoreBackend {
         self.store.database(db.as_str()).map(|db| db.streamable_pos())
     }
 
+    fn page_size(&self, db: &DbName) -> Option<PageSize> {
+        self.store.database(db.as_str())?.page_size()
+    }
+
     fn entry(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError> {
         let Some(entry) = self.db(db)?.log().get(txid).map_err(|e| SourceError::Other(e.to_string()))? else {
             return Ok(None);
@@ -110,6 +115,13 @@ impl StreamSink for StoreBackend {
 
     fn position(&self, db: &DbName) -> Pos {
         self.store.database(db.as_str()).map_or(Pos::ZERO, |db| stream_position(&db))
+    }
+
+    fn progress(&self, db: &DbName) -> Ack {
+        let none = Ack { applied: Pos::ZERO, durable: Pos::ZERO };
+        self.store
+            .database(db.as_str())
+            .map_or(none, |db| Ack { applied: db.pos(), durable: db.durable_pos() })
     }
 
     fn spool(&self, db: &DbName) -> SpoolWriter {

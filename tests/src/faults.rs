@@ -33,18 +33,24 @@ pub fn no_injection(node: &mut Node) {
 /// Puts an injection on a daemon that runs, until the value goes: for delays, which would make its start
 /// take long.
 pub fn attach(node: &Node, call: &str, what: &str) -> Proc {
+    attach_with(node, call, what, &[])
+}
+
+/// The same for calls on one file only.
+pub fn attach_to_file(node: &Node, call: &str, what: &str, file: &Path) -> Proc {
+    attach_with(node, call, what, &["-P", &file.to_string_lossy()])
+}
+
+fn attach_with(node: &Node, call: &str, what: &str, more: &[&str]) -> Proc {
     let pid = node.pid();
     let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{what}"));
-    let tracer = Proc::spawn(
-        Command::new("strace").args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"]).args([
-            "-e",
-            &trace,
-            "-e",
-            &inject,
-            "-p",
-            &pid.to_string(),
-        ]),
-    );
+    let tracer =
+        Proc::spawn(
+            Command::new("strace")
+                .args(["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"])
+                .args(more)
+                .args(["-e", &trace, "-e", &inject, "-p", &pid.to_string()]),
+        );
     eventually(Duration::from_secs(10), "strace is attached to every thread", || {
         let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
         tasks

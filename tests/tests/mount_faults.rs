@@ -1,10 +1,14 @@
 //! Disks that are full, fail or lie (E9, E11, E15; D8), writable mappings (D32), reused inodes (D30).
 //! Needs root, /dev/fuse and strace.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use litefs_tests::faults::{SmallDisk, copy_tree, files_to_damage, flip_bit, inject, no_injection, restore};
+use litefs_tests::faults::{
+    SmallDisk, attach_to_file, copy_tree, files_below, files_to_damage, flip_bit, inject, no_injection,
+    restore,
+};
 use litefs_tests::http;
 use litefs_tests::image::{assert_same, check_integrity, checked_export, dump};
 use litefs_tests::node::{Node, pair, single};
@@ -97,6 +101,59 @@ fn a_full_disk_on_the_replica_heals_by_itself() {
     }
     drop((primary, replica));
     drop(disk);
+}
+
+/// W12: the kernel keeps pages of the wal, also that with the header of a frame whose data was refused. A
+/// process that recovers the wal through the mount must not find the frame complete.
+#[test]
+fn a_refused_commit_is_not_left_in_the_kernels_cache() {
+    /// Pages of 512 bytes: the header of this frame ends with a page of the cache, so the WRITE of its data,
+    /// which is refused, does not touch that page.
+    const FRAME: u32 = 276;
+    const HEADER: u64 = 32 + (FRAME as u64 - 1) * 536;
+    let _deadline = Deadline::secs(120);
+    let scratch = Scratch::new("w12");
+    let node = single(&scratch);
+    let mut s = Session::open(node.path("db"));
+    s.exec("PRAGMA page_size=512; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL");
+    s.exec("CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+    let shm = File::open(node.path("db-shm")).unwrap();
+    let mx_frame = || {
+        let mut b = [0; 4];
+        shm.read_exact_at(&mut b, 16).unwrap();
+        u32::from_ne_bytes(b)
+    };
+    while mx_frame() < FRAME - 1 {
+        s.exec("UPDATE t SET x = x + 1");
+    }
+    assert_eq!(mx_frame(), FRAME - 1);
+    let before = s.one("SELECT x FROM t");
+    // Into the cache, with what lies behind the last frame.
+    std::fs::read(node.path("db-wal")).unwrap();
+    let (segment, _) = files_below(&node.backing("db", "log")).into_iter().next().unwrap();
+    // The publisher is done with the log: a failed sync of it would be another matter.
+    std::thread::sleep(Duration::from_millis(300));
+    let full = attach_to_file(&node, "pwrite64", "error=ENOSPC:when=1", &segment);
+    let refused = s.try_exec("UPDATE t SET x = 'refused'");
+    drop(full);
+    assert!(refused.is_err(), "the log was not full");
+    let (cached, backing) =
+        (File::open(node.path("db-wal")).unwrap(), File::open(node.backing("db", "wal")).unwrap());
+    let header = |f: &File| {
+        let mut b = [0; 24];
+        f.read_exact_at(&mut b, HEADER).unwrap();
+        b
+    };
+    assert_eq!(header(&backing), [0; 24], "the frame was not destroyed");
+    assert!(
+        litefs_tests::watch::within(Duration::from_secs(5), || header(&cached) == [0; 24]),
+        "the kernel still shows the refused frame: {:?}",
+        header(&cached)
+    );
+    assert_eq!(s.one("SELECT x FROM t"), before);
+    s.exec("UPDATE t SET x = 'and on'");
+    s.close();
+    assert_eq!(once(node.path("db"), "SELECT x FROM t"), ["and on"]);
 }
 
 /// E11: after a failed sync the kernel has forgotten which pages were dirty; a second one that succeeds

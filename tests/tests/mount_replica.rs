@@ -291,3 +291,44 @@ fn the_primary_is_gone_for_a_while() {
         }
     }
 }
+
+/// On the primary, what a replica was sent is one thing, what its readers see another.
+#[test]
+fn status_shows_what_a_replica_applied_and_which_files_are_open() {
+    let _deadline = Deadline::secs(60);
+    let scratch = Scratch::new("status");
+    let (primary, replica) = pair(&scratch);
+    table(&primary, "db", "delete");
+    let first = replica.sync_with(&primary, "db");
+    let hex = |n: u64| format!("{n:016x}");
+    let status = |node: &Node| -> serde_json::Value {
+        serde_json::from_str(&node.ctl_ok(&["--json", "status"])).unwrap()
+    };
+    let of_replica = || status(&primary)["replicas"][0]["databases"]["db"].clone();
+    let is = |row: &serde_json::Value, sent: u64, applied: u64| {
+        row["txid"] == hex(sent) && row["applied"] == hex(applied) && row["unapplied"] == sent - applied
+    };
+    let wait = |sent: u64, applied: u64| {
+        eventually(Duration::from_secs(10), "the replica's position", || {
+            is(&of_replica(), sent, applied).then_some(())
+        });
+    };
+    let n = first.txid_raw();
+    wait(n, n);
+    // Rollback mode: synced before it is applied.
+    assert_eq!(of_replica()["durable"], hex(n));
+
+    let mut reader = Session::open(replica.path("db"));
+    reader.exec("BEGIN; SELECT * FROM t");
+    once(primary.path("db"), "INSERT INTO t(x) VALUES('two')");
+    wait(n + 1, n);
+    assert_eq!(status(&replica)["databases"][0]["open_handles"], 1);
+    let text = primary.ctl_ok(&["status"]);
+    assert!(text.lines().any(|l| l.contains("UNAPPLIED")) && text.contains("1 tx"), "{text}");
+    reader.exec("COMMIT");
+    wait(n + 1, n + 1);
+    reader.close();
+    eventually(Duration::from_secs(10), "the file to be closed", || {
+        (status(&replica)["databases"][0]["open_handles"] == 0).then_some(())
+    });
+}

@@ -107,16 +107,27 @@ fn replicas(all: &[ReplicaStatus], style: Style) -> Vec<String> {
     if all.is_empty() {
         return vec!["no replicas connected".to_owned()];
     }
-    let mut table = Table::new(&["REPLICA", "ADDRESS", "CONNECTED", "LAG", "BEHIND"], &[2, 3, 4]);
+    let mut table =
+        Table::new(&["REPLICA", "ADDRESS", "CONNECTED", "LAG", "UNSENT", "UNAPPLIED"], &[2, 3, 4, 5]);
+    let count = |n: u64| if n == 0 { "0".to_owned() } else { format!("{n} tx") };
+    let mut held = Vec::new();
     for r in all {
-        let behind: u64 = r.databases.values().map(|d| d.behind).sum();
+        let unsent = r.databases.values().map(|d| d.behind).sum();
+        // Nodes of the original do not tell.
+        let unapplied: Option<u64> = r.databases.values().map(|d| d.unapplied).sum();
+        let name = r.name.clone().or_else(|| r.id.clone()).unwrap_or_else(|| "unknown".to_owned());
+        let whys = r.databases.iter().filter_map(|(db, d)| Some((db, d.held.as_ref()?)));
+        held.extend(whys.map(|(db, why)| format!("{name}: {db} is not sent any more: {why}")));
         table.row(vec![
-            r.name.clone().or_else(|| r.id.clone()).unwrap_or_else(|| "unknown".to_owned()),
+            name,
             r.address.clone(),
             duration(r.connected_ms),
             r.lag_ms.map_or_else(|| "-".to_owned(), signed_duration),
-            if behind == 0 { "0".to_owned() } else { format!("{behind} tx") },
+            count(unsent),
+            unapplied.map_or_else(|| "-".to_owned(), count),
         ]);
     }
-    table.lines(style)
+    let mut lines = table.lines(style);
+    lines.extend(held);
+    lines
 }

@@ -78,8 +78,9 @@ fn status_for_people_and_for_programs() {
         "lease    static, held, candidate",
         "mount    /litefs",
         "data     /var/lib/litefs, 1.0 GiB free",
-        "REPLICA           ADDRESS         CONNECTED  LAG  BEHIND",
-        "4830FFC82B0CA170  10.0.0.2:41234       5.0s  3ms    2 tx",
+        "REPLICA           ADDRESS         CONNECTED  LAG  UNSENT  UNAPPLIED",
+        "4830FFC82B0CA170  10.0.0.2:41234       5.0s  3ms    2 tx       3 tx",
+        "4830FFC82B0CA170: my.db is not sent any more: why, and what to do",
         "my.db     12.0 KiB  4096  wal   000000000000001f  80000000",
     ];
     for line in expected {

@@ -92,6 +92,14 @@ impl<T> Handles<T> {
             .sum()
     }
 
+    /// Looks at everything that is open.
+    pub fn for_each(&self, mut f: impl FnMut(&T)) {
+        for shard in &self.shards {
+            let slab = shard.read().unwrap_or_else(PoisonError::into_inner);
+            slab.slots.iter().filter_map(|s| s.value.as_deref()).for_each(&mut f);
+        }
+    }
+
     /// Whether none is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -120,6 +128,9 @@ mod tests {
                 assert_eq!(t.get(n).as_deref(), Some(&round));
             }
             assert_eq!(t.len(), 50);
+            let mut open = 0;
+            t.for_each(|_| open += 1);
+            assert_eq!(open, 50);
             for &n in &numbers {
                 assert_eq!(t.remove(n).as_deref(), Some(&round));
                 assert!(t.remove(n).is_none() && t.get(n).is_none());

@@ -3,6 +3,7 @@
 //! Owns: names to nodes, handles, permission checks, which requests are the daemon's own. Does not
 //! own: replies and deferral ([`super::adapter`]), meaning ([`super::model`]). Tested on a real mount.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,6 +143,17 @@ impl<M: FileSystemModel> Core<M> {
     /// How many files are open.
     pub fn open_handles(&self) -> usize {
         self.handles.len()
+    }
+
+    /// How many files of each database applications have open; the daemon's own are not counted.
+    pub fn open_files(&self) -> BTreeMap<DbName, u32> {
+        let mut open = BTreeMap::new();
+        self.handles.for_each(|h| {
+            if let (false, Target::File(db, _)) = (h.own, &h.node.target) {
+                *open.entry(db.name().clone()).or_default() += 1;
+            }
+        });
+        open
     }
 
     pub(crate) fn may(&self, who: Who, mode: u16, want: u32) -> bool {

@@ -7,8 +7,9 @@
 
 use std::io::{self, Read, Write};
 
+use litefs_core::stream::Ack;
 use litefs_store::spool::{SpoolWriter, Spooled};
-use litefs_types::{Checksum, ClusterId, DbName, NodeId, Pos, Txid};
+use litefs_types::{Checksum, ClusterId, DbName, NodeId, PageSize, Pos, Txid};
 
 /// The identity of the cluster, kept in the data directory.
 pub trait Identity: Send + Sync {
@@ -53,6 +54,10 @@ pub trait StreamSource: Send + Sync {
     fn databases(&self) -> Vec<DbName>;
     /// How far replicas may come (`streamable`): durable here. `None`: no such database.
     fn streamable(&self, db: &DbName) -> Option<Pos>;
+    /// Its page size now; `None` if it has no pages, or nobody knows.
+    fn page_size(&self, _db: &DbName) -> Option<PageSize> {
+        None
+    }
     /// The log entry that holds exactly the transaction `txid`; `None` if retention removed it. *May block.*
     fn entry(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError>;
     /// Writes a snapshot as an LTX file of format 1 from a consistent read view and returns its position
@@ -108,6 +113,10 @@ pub trait StreamSink: Send + Sync {
     fn positions(&self) -> Vec<(DbName, Pos)>;
     /// The position of one database, published or not, as far as its log goes; `ZERO` if unknown.
     fn position(&self, db: &DbName) -> Pos;
+    /// How far this database is here, to tell the primary: what readers see, and what survives a power loss.
+    fn progress(&self, db: &DbName) -> Ack {
+        Ack { applied: self.position(db), durable: Pos::ZERO }
+    }
     /// A spool for data of this database (which may not exist yet). Must not block: it touches the disk
     /// only when more comes than it keeps in memory.
     fn spool(&self, db: &DbName) -> SpoolWriter;

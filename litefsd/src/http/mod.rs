@@ -14,6 +14,7 @@ pub mod addr;
 pub mod backend;
 pub mod channel;
 mod events_route;
+pub mod extensions;
 mod info;
 pub mod later;
 pub mod listen;
@@ -30,7 +31,9 @@ mod vars;
 pub(crate) use query::encode as encode_query;
 pub(crate) use query::param as query_param;
 pub use reply::{Aborted, Body, LITEFS_CLUSTER_ID, LITEFS_ID, Part, Reply};
-pub(crate) use reply::{bad_request, error as error_reply, stream as stream_reply, unavailable};
+pub(crate) use reply::{
+    bad_request, error as error_reply, not_found, ok, stream as stream_reply, unavailable,
+};
 
 use crate::metrics::StreamMetrics;
 use crate::primary::Damage;

@@ -22,6 +22,8 @@ pub(super) async fn route(app: Arc<App>, req: Request<Incoming>) -> Reply {
         "/metrics" => return crate::metrics::page(&app),
         "/debug/vars" => return vars::vars(&app),
         "/stream" if post => crate::primary::stream(&app, req).await,
+        // Ours, beside a stream.
+        "/ack" if post => crate::primary::ack(&app, req).await,
         "/info" if get => info::info(&app),
         "/events" if get => events_route::events(&app),
         "/import" if post => transfer::import(&app, req).await,
@@ -31,7 +33,7 @@ pub(super) async fn route(app: Arc<App>, req: Request<Incoming>) -> Reply {
         "/tx" if post => later::tx(&app, &req),
         "/promote" if post => later::promote(&app),
         "/handoff" if post => later::handoff(&app, &req),
-        "/stream" | "/info" | "/events" | "/import" | "/export" | "/halt" | "/tx" | "/promote"
+        "/stream" | "/ack" | "/info" | "/events" | "/import" | "/export" | "/halt" | "/tx" | "/promote"
         | "/handoff" => reply::method_not_allowed(),
         _ => reply::not_found("404 page not found"),
     };

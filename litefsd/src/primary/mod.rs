@@ -4,11 +4,14 @@
 //! `send.rs`, who is told of changes in [`changes`]. It decides no role and writes no database. Tested by
 //! `tests/tests/replication_net.rs` and, against recorded requests, `http_port.rs`.
 
+mod ack;
 pub mod changes;
 mod damage;
+mod page_size;
 mod send;
 mod session;
 
+pub(crate) use ack::ack;
 pub(crate) use damage::Damage;
 
 use std::net::SocketAddr;
@@ -22,6 +25,7 @@ use litefs_core::stream::{Filter, PosMap, PosMapDecoder};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::http::extensions::{Extensions, STREAM};
 use crate::http::{
     App, Body, Part, Reply, bad_request, error_reply, later, query_param, stream_reply, unavailable,
 };
@@ -51,6 +55,7 @@ pub(crate) async fn stream(app: &Arc<App>, req: Request<Incoming>) -> Reply {
         return unavailable("lease expired");
     }
     let peer = req.extensions().get::<PeerAddr>().map(|p| p.0);
+    let extensions = Extensions::of(req.headers());
     let filter = Filter::parse(&query_param(req.uri().query(), "filter").unwrap_or_default());
     let positions = match read_map(app, req.into_body()).await {
         Ok(map) => map,
@@ -61,13 +66,18 @@ pub(crate) async fn stream(app: &Arc<App>, req: Request<Incoming>) -> Reply {
     };
     let (tx, rx) = mpsc::channel::<Part>(STREAM_PARTS);
     // Subscribed before the first look at the databases: no change falls between the two.
-    let subscription = app.changes.subscribe(peer_id, peer, filter.clone());
+    let subscription = app.changes.subscribe(peer_id, peer, extensions, filter.clone());
+    let stream = subscription.number();
     let session = session::Session::new(Arc::clone(app), peer_id, subscription, positions, filter, tx);
     tokio::spawn(async move {
         session.run().await;
         drop(permit);
     });
-    stream_reply(None, Body::Stream(None, rx))
+    let mut reply = stream_reply(None, Body::Stream(None, rx));
+    if extensions.ack {
+        reply.headers_mut().insert(STREAM, stream);
+    }
+    reply
 }
 
 async fn read_map(app: &App, mut body: Incoming) -> Result<PosMap, String> {

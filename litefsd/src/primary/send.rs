@@ -11,10 +11,11 @@ use std::time::SystemTime;
 
 use litefs_core::stream::{Action, Frame, LogFacts, Session, Source, chunk};
 use litefs_ltx::{Compression, Decoder, HEADER_SIZE, Header, LtxError, transcode, verify};
-use litefs_types::{Checksum, DbName, Pos, Timestamp, Txid};
+use litefs_types::{Checksum, DbName, PageSize, Pos, Timestamp, Txid};
 use tokio::time::Instant;
 
 use super::changes::Progress;
+use super::page_size::{Copies, peek};
 use crate::http::App;
 use crate::http::backend::{Backend, LogEntry, SnapshotOptions, SourceError};
 use crate::http::channel::{ChannelWriter, STOPPED};
@@ -64,6 +65,8 @@ pub(super) struct Sender {
     /// Decides what is sent.
     pub(super) session: Session,
     progress: Progress,
+    /// Of a peer of the original.
+    copies: Option<Copies>,
 }
 
 /// How a pump ended.
@@ -76,14 +79,16 @@ pub(super) enum Pumped {
 
 impl Sender {
     pub(super) fn new(app: Arc<App>, session: Session, progress: Progress) -> Self {
-        Self { app, session, progress }
+        let copies = (!progress.extensions().page_size).then(Copies::default);
+        Self { app, session, progress, copies }
     }
 
     /// Does what the session says until it waits.
     pub(super) fn pump(&mut self, out: ChannelWriter) -> Result<Pumped, SendError> {
         let backend = Arc::clone(&self.app.backend);
-        let source = StoreSource { app: &self.app, backend: &*backend, found: RefCell::default() };
-        let mut wire = Wire { app: &self.app, out, file_from: None };
+        let app = Arc::clone(&self.app);
+        let source = StoreSource { app: &app, backend: &*backend, found: RefCell::default() };
+        let mut wire = Wire { app: &app, out, file_from: None };
         loop {
             let action = self.session.next(Timestamp::from_system(SystemTime::now()), &source);
             match action {
@@ -91,6 +96,7 @@ impl Sender {
                 Action::Entry { db, txid } => match source.take(&db, txid) {
                     Some(entry) => {
                         let post = entry.post;
+                        let Some(entry) = self.admit(&db, txid, entry) else { continue };
                         if wire.entry(&db, txid, entry)? {
                             self.session.sent(post, &source);
                             self.progress.sent(&db, post);
@@ -101,6 +107,9 @@ impl Sender {
                     None => self.session.unavailable(),
                 },
                 Action::Snapshot { db, reason } => {
+                    if !self.admit_snapshot(&db) {
+                        continue;
+                    }
                     tracing::info!("{db}: sending a snapshot: {}", reason.as_str());
                     let pos = wire.snapshot(&db)?;
                     self.session.sent(pos, &source);
@@ -114,6 +123,50 @@ impl Sender {
                     wire.flush()?;
                     return Ok(Pumped::Closed);
                 }
+            }
+        }
+    }
+}
+
+impl Sender {
+    /// The entry, if the peer can take it.
+    fn admit(&mut self, db: &DbName, txid: Txid, entry: LogEntry) -> Option<LogEntry> {
+        if self.copies.is_none() {
+            return Some(entry);
+        }
+        let (entry, header) = match peek(entry) {
+            Ok(found) => found,
+            Err(what) => {
+                self.app.damage.report(&*self.app.backend, db, txid, &what);
+                self.session.unavailable();
+                return None;
+            }
+        };
+        // A drop has no pages.
+        (header.commit == 0 || self.admit_pages(db, Some(txid), header.page_size)).then_some(entry)
+    }
+
+    fn admit_snapshot(&mut self, db: &DbName) -> bool {
+        let size = if self.copies.is_some() { self.app.backend.page_size(db) } else { None };
+        size.is_none_or(|size| self.admit_pages(db, None, size))
+    }
+
+    /// Whether a peer of the original can take pages of this size; if not, the database is held back.
+    fn admit_pages(&mut self, db: &DbName, txid: Option<Txid>, size: PageSize) -> bool {
+        let Some(copies) = &mut self.copies else { return true };
+        match copies.check(&self.app, db, self.session.client_pos(db), size) {
+            Ok(()) => {
+                copies.sent(db, size);
+                true
+            }
+            Err(changed) => {
+                if let Some(txid) = txid {
+                    // For when the log does not reach back to it any more.
+                    self.app.changes.page_size_changed(db, txid, changed.from, changed.to);
+                }
+                self.progress.held(db, changed.explain(db));
+                self.session.hold();
+                false
             }
         }
     }

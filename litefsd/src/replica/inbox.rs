@@ -14,6 +14,7 @@ use litefs_types::{DbName, Pos, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::ack::Acks;
 use super::backoff::Backoff;
 use crate::http::backend::{Backend, SinkError};
 use crate::http::node::NodeState;
@@ -60,6 +61,7 @@ struct Shared {
     state: Mutex<State>,
     /// Some database wants to be asked for again, or a worker ended.
     wake: Notify,
+    acks: Acks,
 }
 
 #[derive(Default)]
@@ -99,7 +101,18 @@ enum Hold {
 
 impl Inbox {
     pub(super) fn new(backend: Arc<dyn Backend>, node: Arc<NodeState>) -> Self {
-        Self(Arc::new(Shared { backend, node, state: Mutex::default(), wake: Notify::new() }))
+        Self(Arc::new(Shared {
+            backend,
+            node,
+            state: Mutex::default(),
+            wake: Notify::new(),
+            acks: Acks::default(),
+        }))
+    }
+
+    /// What the primary is to be told.
+    pub(super) fn acks(&self) -> &Acks {
+        &self.0.acks
     }
 
     /// Begins a new connection: the positions to tell the primary, what is queued counted as here.
@@ -258,6 +271,9 @@ impl Inbox {
                 next
             };
             let result = self.apply(db, item.ltx, item.own);
+            if result.is_ok() {
+                self.0.acks.mark([db.clone()]);
+            }
             let mut state = self.lock();
             state.outstanding.remove(&seq);
             match result {

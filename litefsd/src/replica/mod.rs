@@ -4,6 +4,7 @@
 //! decides no role and writes no database. Start with [`start`]. Tested by
 //! `tests/tests/replication_net.rs`.
 
+mod ack;
 mod backoff;
 pub(crate) mod connect;
 mod inbox;

@@ -17,10 +17,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::Options;
+use super::ack::Acknowledge;
 use super::connect::{ConnectError, connect};
 use super::inbox::Inbox;
 use super::receive::{Receiver, RejectedFile};
 use crate::http::backend::Backend;
+use crate::http::extensions::{EXTENSIONS, OURS, STREAM};
 use crate::http::node::NodeState;
 use crate::http::{LITEFS_CLUSTER_ID, LITEFS_ID, encode_query};
 
@@ -81,7 +83,8 @@ impl Follow<'_> {
         let wishes = self.backend.resync_wishes();
         let positions = self.inbox.begin();
         tracing::debug!(primary = %self.options.primary, databases = positions.len(), "connected");
-        let body = pos_map::encode(&positions.into_iter().collect());
+        let positions = positions.into_iter().collect();
+        let body = pos_map::encode(&positions);
         let request = self.request(body)?;
         let response = match timeout(RESPONSE_TIMEOUT, connection.requests.send_request(request)).await {
             Ok(Ok(r)) => r,
@@ -94,19 +97,37 @@ impl Follow<'_> {
         let header = response.headers().get(LITEFS_CLUSTER_ID).map(|v| v.to_str().unwrap_or("?").to_owned());
         self.check_cluster_id(header).await?;
         self.node.follow(&self.options.hostname);
-        self.frames(response.into_body(), wishes, caught_up).await
+        let stream = response.headers().get(STREAM).cloned();
+        let frames = self.frames(response.into_body(), wishes, caught_up);
+        let Some(stream) = stream else { return frames.await };
+        let acks = self.inbox.acks();
+        acks.mark(positions.into_keys());
+        let uri = format!("http://{}/ack", self.authority());
+        let told = Acknowledge { acks, backend: self.backend, node: self.node, uri, stream };
+        let requests = connection.requests.clone();
+        let telling = async {
+            told.run(requests).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = frames => ended,
+            () = telling => Ok(Ended::Closed),
+        }
     }
 
-    fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>, StreamError> {
+    fn authority(&self) -> String {
         // A zone (`fe80::1%eth0`) means nothing to the peer and is not allowed here.
         let host = self.options.primary.host();
         let host = host.split_once('%').map_or(host, |(ip, _)| ip);
-        let authority = match host {
+        match host {
             "" => format!("localhost:{}", self.options.primary.port()),
             h if h.contains(':') => format!("[{h}]:{}", self.options.primary.port()),
             h => format!("{h}:{}", self.options.primary.port()),
-        };
-        let mut uri = format!("http://{authority}/stream");
+        }
+    }
+
+    fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>, StreamError> {
+        let mut uri = format!("http://{}/stream", self.authority());
         if !self.options.databases.is_empty() {
             let names: Vec<&str> = self.options.databases.iter().map(AsRef::as_ref).collect();
             uri.push_str("?filter=");
@@ -114,6 +135,7 @@ impl Follow<'_> {
         }
         Request::post(uri)
             .header(LITEFS_ID, self.node.id.to_string())
+            .header(EXTENSIONS, OURS)
             .body(Full::new(Bytes::from(body)))
             .map_err(StreamError::Address)
     }

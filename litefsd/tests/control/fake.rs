@@ -111,7 +111,14 @@ impl ControlBackend for Fake {
             lag_ms: Some(3),
             databases: BTreeMap::from([(
                 "my.db".to_owned(),
-                ReplicaDatabase { txid: "0000000000000001".into(), behind: 2 },
+                ReplicaDatabase {
+                    txid: "0000000000000001".into(),
+                    behind: 2,
+                    applied: Some("0000000000000000".into()),
+                    durable: Some("0000000000000000".into()),
+                    unapplied: Some(3),
+                    held: Some("why, and what to do".into()),
+                },
             )]),
         };
         Status {

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use litefs_core::stream::Ack;
 use litefs_ltx::checksum::{database_checksum, page_checksum};
 use litefs_ltx::{Compression, Decoder, Encoder, Header};
 use litefs_store::notice::{Change, ChangeNotice};
@@ -58,6 +59,8 @@ pub struct MemStore {
     pub spool_budget: Mutex<u64>,
     /// A snapshot writes this many bytes and fails.
     pub break_snapshots: Mutex<Option<usize>>,
+    /// What is applied is not durable yet.
+    pub not_durable: Mutex<bool>,
 }
 
 pub fn db(name: &str) -> DbName {
@@ -79,6 +82,7 @@ impl MemStore {
             scratch: Scratch::new("net"),
             spool_budget: Mutex::new(u64::MAX),
             break_snapshots: Mutex::default(),
+            not_durable: Mutex::default(),
         })
     }
 
@@ -205,6 +209,10 @@ impl StreamSource for MemStore {
     fn streamable(&self, db: &DbName) -> Option<Pos> {
         self.dbs.lock().unwrap().get(db).map(|d| d.pos.unwrap_or(Pos::ZERO))
     }
+    fn page_size(&self, db: &DbName) -> Option<PageSize> {
+        let dbs = self.dbs.lock().unwrap();
+        dbs.get(db).filter(|d| !d.pages.is_empty()).and_then(|d| PageSize::new(d.page_size).ok())
+    }
     fn entry(&self, db: &DbName, txid: Txid) -> Result<Option<LogEntry>, SourceError> {
         let dbs = self.dbs.lock().unwrap();
         let Some(file) = dbs.get(db).and_then(|d| d.log.get(&txid.get())).cloned() else { return Ok(None) };
@@ -260,6 +268,10 @@ impl StreamSink for MemStore {
     }
     fn position(&self, db: &DbName) -> Pos {
         self.streamable(db).unwrap_or(Pos::ZERO)
+    }
+    fn progress(&self, db: &DbName) -> Ack {
+        let applied = self.position(db);
+        Ack { applied, durable: if *self.not_durable.lock().unwrap() { Pos::ZERO } else { applied } }
     }
     fn spool(&self, _db: &DbName) -> SpoolWriter {
         SpoolWriter::new(Arc::new(OsDisk), self.spool_dir(), u64::MAX)

@@ -81,7 +81,14 @@ fn status() -> Status {
             lag_ms: Some(3),
             databases: BTreeMap::from([(
                 "my.db".into(),
-                ReplicaDatabase { txid: "000000000000001e".into(), behind: 1 },
+                ReplicaDatabase {
+                    txid: "000000000000001e".into(),
+                    behind: 1,
+                    applied: Some("000000000000001d".into()),
+                    durable: Some("000000000000001c".into()),
+                    unapplied: Some(2),
+                    held: None,
+                },
             )]),
         }],
         databases: vec![database()],

@@ -3,7 +3,8 @@
 //!
 //! A page of the copy is recognised by its checksum, so where it comes from does not matter. In order:
 //! the database file; the copy that the write path saved ([`CopyOnWrite`]) before it overwrote the page;
-//! the log, for pages that are newer than the file (a WAL that was not checkpointed). A page that is
+//! the log, for pages that are newer than the file (a WAL that was not checkpointed); a received snapshot
+//! that the log begins behind, while readers keep it out of the file ([`KeptHistory`]). A page that is
 //! nowhere is an error that names it: this is also how bit rot comes to light.
 //!
 //! The owner of the database starts it under the lock that orders its writes: takes position, page sums
@@ -19,6 +20,7 @@
 
 mod cow;
 mod history;
+mod kept;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,7 @@ use litefs_types::{Checksum, DbName, NodeId, PageNo, PageSize, Pos, Timestamp, T
 
 pub use self::cow::CopyOnWrite;
 pub use self::history::{LogHistory, PageHistory};
+pub use self::kept::KeptHistory;
 pub use self::stream::{DatabaseStream, LtxStream};
 use crate::disk::{Disk, DiskFile};
 

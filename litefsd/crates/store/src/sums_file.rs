@@ -226,6 +226,24 @@ impl SumsFile {
         Ok(PageSums::from_stored(page_size, sums))
     }
 
+    /// There is no stamp any more, durably: the database file is not what it says, and is about to be made
+    /// right. The array itself stays until the next update.
+    ///
+    /// The older slot goes first: alone, it would count.
+    pub fn withdraw(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.as_ref().filter(|_| self.stamp.is_some()) else { return Ok(()) };
+        if self.poisoned {
+            return Err(io::Error::other("an earlier sync of the page sums failed"));
+        }
+        for generation in [self.generation + 1, self.generation] {
+            file.write_all_at(STAMP, &[0; SLOT_LEN], generation % 2 * SLOT)?;
+            file.sync_data(STAMP_SYNC).inspect_err(|_| self.poisoned = true)?;
+        }
+        self.stamp = None;
+        self.all = true;
+        Ok(())
+    }
+
     /// Copies what changed since the last update. The array must be at a published position.
     pub fn collect(&mut self, sums: &mut PageSums) -> Update {
         let other_size = self.stamp.as_ref().is_some_and(|s| s.page_size != Some(sums.page_size()));

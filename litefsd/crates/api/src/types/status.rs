@@ -135,7 +135,7 @@ pub struct ReplicaStatus {
     pub connected_ms: u64,
     /// Milliseconds by which what was sent to it is behind; absent if unknown.
     pub lag_ms: Option<i64>,
-    /// What it was sent, by database.
+    /// How far it is, by database.
     pub databases: BTreeMap<String, ReplicaDatabase>,
 }
 
@@ -146,4 +146,12 @@ pub struct ReplicaDatabase {
     pub txid: String,
     /// Transactions it has not been sent yet.
     pub behind: u64,
+    /// Last transaction that its readers see; absent if it does not tell (nodes of the original).
+    pub applied: Option<String>,
+    /// Last transaction that survives a power loss there; absent if it does not tell.
+    pub durable: Option<String>,
+    /// Transactions that its readers do not see yet; absent if it does not tell.
+    pub unapplied: Option<u64>,
+    /// Why nothing more of this database is sent to it, and what to do; absent if all is well.
+    pub held: Option<String>,
 }

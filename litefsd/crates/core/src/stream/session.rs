@@ -2,8 +2,8 @@
 //!
 //! The caller's part:
 //! 1. subscribe to change notices, *then* make the [`Session`] (a change in between must not be lost);
-//! 2. call [`Session::next`] and do what it says, reporting files with [`Session::sent`] or
-//!    [`Session::unavailable`], until it says [`Action::Wait`];
+//! 2. call [`Session::next`] and do what it says, reporting files with [`Session::sent`],
+//!    [`Session::unavailable`] or [`Session::hold`], until it says [`Action::Wait`];
 //! 3. flush, then wait for the first of: a change ([`Session::changed`]), [`HEARTBEAT_MS`] since the
 //!    last wait began ([`Session::tick`]), a handoff, the end of the primary role ([`Session::close`]).
 //!
@@ -235,6 +235,14 @@ impl Session {
     pub fn unavailable(&mut self) {
         if let Some(Action::Entry { db, .. }) = self.in_flight.take() {
             self.client.remove(&db);
+        }
+    }
+
+    /// The replica could not take the file that was asked for, and it is not sent: the other databases go on.
+    /// This one is looked at again when it changes.
+    pub fn hold(&mut self) {
+        if let Some(Action::Entry { db, .. } | Action::Snapshot { db, .. }) = self.in_flight.take() {
+            self.round.remove(&db);
         }
     }
 

@@ -12,27 +12,42 @@ use crate::own_mount::{FileKind, OwnMount};
 /// released then, those of `writer` too, which is detached.
 ///
 /// `writer` is the database's WAL writer if there is one. A file in the mount that SQLite has open in WAL
-/// mode cannot be dropped: [`ApplyError::Blocked`].
+/// mode cannot be dropped: [`ApplyError::Blocked`]. After [`ApplyError::Torn`] the database stays locked;
+/// call again with `redo` to do the rest.
 pub fn drop_files(
     mount: &dyn OwnMount,
     writer: Option<&WalWriter>,
     deadline: Instant,
+    redo: bool,
 ) -> Result<(), ApplyError> {
     let mut attached = writer.map(|w| w.lock_idle(mount, deadline)).transpose()?.filter(|s| s.attached);
     if !mount.open(FileKind::Database, false).map_err(ApplyError::io("open the database"))? {
         return Ok(());
     }
-    let lock = Exclusive::acquire(mount, attached.is_some(), deadline)?;
-    // Each step alone may be repeated, and an empty database has nothing that could be read wrongly, so
-    // a failure releases the lock. The journal first: it would bring the old pages back.
-    remove(mount, FileKind::Journal).map_err(ApplyError::io("remove the journal"))?;
-    if let Some(state) = attached.as_deref_mut() {
-        state.forget_frames(mount)?;
+    let lock = if redo {
+        Exclusive::still_held(mount, attached.is_some())
+    } else {
+        Exclusive::acquire(mount, attached.is_some(), deadline)?
+    };
+    let dropped = (|| {
+        // First: it would bring the old pages back.
+        remove(mount, FileKind::Journal).map_err(ApplyError::io("remove the journal"))?;
+        // A redo may find it empty, with the frames forgotten.
+        if mount.len(FileKind::Database).map_err(ApplyError::io("size the database"))? > 0 {
+            if let Some(state) = attached.as_deref_mut() {
+                state.forget_frames(mount)?;
+            }
+            mount.set_len(FileKind::Database, 0).map_err(ApplyError::io("truncate the database"))?;
+        }
+        mount.sync(FileKind::Database).map_err(ApplyError::io("sync the database"))?;
+        remove(mount, FileKind::Wal).map_err(ApplyError::io("remove the WAL"))?;
+        remove(mount, FileKind::Shm).map_err(ApplyError::io("remove the WAL index"))
+    })();
+    if let Err(e) = dropped {
+        // The frames are gone, or all pages are: not what the log said before the drop.
+        lock.keep();
+        return Err(ApplyError::Torn(Box::new(e)));
     }
-    mount.set_len(FileKind::Database, 0).map_err(ApplyError::io("truncate the database"))?;
-    mount.sync(FileKind::Database).map_err(ApplyError::io("sync the database"))?;
-    remove(mount, FileKind::Wal).map_err(ApplyError::io("remove the WAL"))?;
-    remove(mount, FileKind::Shm).map_err(ApplyError::io("remove the WAL index"))?;
     if let Some(mut state) = attached {
         state.detached();
     }

@@ -160,8 +160,9 @@ impl Database {
                 ));
             }
         };
-        if foreign_drop {
-            self.log.reset(pos, header.timestamp)?;
+        if foreign_drop && let Err(e) = self.log.reset(pos, header.timestamp) {
+            // The files are gone, the log has what was in them: nothing may follow before recovery.
+            return Err(self.poison(&mut self.lock(), format!("the log could not start at a drop: {e}")));
         }
         self.applied(&header, &sums, pos, mode, in_file);
         Ok(pos)
@@ -323,10 +324,18 @@ impl Database {
     fn drop_applied(&self, own_io: &mut OwnIo) -> Result<()> {
         self.sync_log()?;
         if let Some(own) = self.own().cloned() {
-            self.wait_for_readers(|deadline, _| drop_files(&*own, own_io.writer.as_deref(), deadline))?;
+            self.wait_for_readers(|deadline, redo| {
+                drop_files(&*own, own_io.writer.as_deref(), deadline, redo)
+            })?;
         }
         own_io.writer = None;
-        self.remove_files()?;
+        // They are empty by now: recovery completes it.
+        self.remove_files().map_err(|e| {
+            StoreError::Apply(ApplyError::Torn(Box::new(match e {
+                StoreError::Io { what, source } => ApplyError::Io { what, source },
+                other => ApplyError::Source(Box::new(other)),
+            })))
+        })?;
         if let Some(m) = self.env.mounted.get() {
             for kind in [FileKind::Database, FileKind::Journal, FileKind::Wal, FileKind::Shm] {
                 m.invalidator.entry(&self.name, kind);

@@ -3,6 +3,7 @@
 //! Disk order: the whole snapshot durable under the name `snapshot.ltx` → files → log starts again behind it →
 //! page sums stamped → `snapshot.ltx` removed. Recovery does the rest of it again where it was interrupted.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use litefs_core::page_sums::PageSums;
@@ -11,7 +12,7 @@ use litefs_types::Pos;
 use super::apply::{BUFFER, Incoming, LtxPages, change_of, half_written, note_frames};
 use super::{Database, JournalMode, OwnIo};
 use crate::apply::{Replaced, replace_all};
-use crate::disk::{Op, OpenHow};
+use crate::disk::{DiskFile, Op, OpenHow};
 use crate::error::{Result, StoreError};
 use crate::layout::DataLayout;
 use crate::own_mount::FileKind;
@@ -167,6 +168,15 @@ impl Database {
         disk.rename(SNAPSHOT_RENAME, &tmp, &self.dir.snapshot())
             .map_err(step("rename of the snapshot file"))?;
         disk.sync_dir(SNAPSHOT_SYNC, self.dir.dir()).map_err(step("sync of the database's directory"))
+    }
+
+    /// The snapshot's file, while pages of it may be nowhere else but in frames.
+    pub(super) fn kept_snapshot(&self, own_io: &OwnIo) -> Result<Option<Arc<dyn DiskFile>>> {
+        if !own_io.snapshot_kept {
+            return Ok(None);
+        }
+        let file = self.env.disk.open(SNAPSHOT, &self.dir.snapshot(), OpenHow::READ);
+        file.map(Some).map_err(StoreError::io("open of the snapshot file"))
     }
 
     /// The database file holds the snapshot: its page sums are stamped, and its own file goes.

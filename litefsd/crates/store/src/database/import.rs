@@ -17,7 +17,7 @@ use litefs_types::{PageNo, PageSize, Pos, Timestamp};
 
 use super::commit::{NewTx, Origin, PageAt, read_page};
 use super::files::{Caller, HandleId};
-use super::{Database, DurableBy, Inner, JournalMode, JournalState, Pending};
+use super::{Database, DurableBy, Inner, JournalMode, Pending};
 use crate::apply::locks::Exclusive;
 use crate::apply::wal_writer::WalWriter;
 use crate::apply::{ApplyError, PageSource, Replaced, replace_all};
@@ -311,9 +311,10 @@ impl Database {
             g.complete_at = pos;
         }
         if matches!(held, Held::Exclusive) {
-            // A wal that was there went with the old content.
+            // A wal or a journal that was there went with the old content.
             let _ = g.wal.removed();
             self.wal_ended(&mut g);
+            self.end_of_journal(&mut g);
         }
         Ok(pos)
     }
@@ -370,16 +371,20 @@ impl Database {
     }
 
     /// With WAL_WRITE or EXCLUSIVE in hand: publishes what is committed, drops what is not.
+    ///
+    /// Files and log still agree afterwards: the import may yet be refused, and then the next opener
+    /// recovers what is in the files.
     fn settle_under_lock(&self) -> Result<()> {
         self.resolve()?;
+        if let Some(own) = self.own() {
+            self.destroy_leftover(&**own)?;
+        }
         let mut g = self.lock();
         let from = g.wal.published_frames() + 1;
         self.drop_prepared(&mut g, from)?;
         if g.journal.live || g.rollback.is_dirty() {
-            // A dead writer's transaction. Its journal goes with the old content.
+            // A dead writer's transaction. Its journal goes with the old content, not before.
             self.take_back_rollback(&mut g)?;
-            g.rollback.clear();
-            g.journal = JournalState::default();
         }
         Ok(())
     }

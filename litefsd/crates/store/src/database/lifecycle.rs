@@ -178,7 +178,7 @@ impl Database {
     /// database file and starts over.
     fn reset_wal(&self) -> Result<()> {
         let Some(own) = self.own().cloned() else { return Ok(()) };
-        let _own_io = self.lock_own();
+        let Some(_own_io) = self.try_lock_own() else { return Ok(()) };
         let Some(ps) = self.page_size() else { return Ok(()) };
         /// It is tried again at the next upkeep.
         const PATIENCE: Duration = Duration::from_millis(20);

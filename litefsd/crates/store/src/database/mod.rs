@@ -43,7 +43,7 @@ mod warm;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use litefs_core::capture::rollback::RollbackCapture;
 use litefs_core::capture::wal::WalTracker;
@@ -260,6 +260,13 @@ impl Database {
         self.lock().streamable
     }
 
+    /// How far what is published survives a power loss by the log alone.
+    pub fn durable_pos(&self) -> Pos {
+        let g = self.lock();
+        let durable = self.log.durable();
+        if durable.txid_raw() < g.published.txid_raw() { durable } else { g.published }
+    }
+
     /// Page size; `None` before the first transaction and after a drop.
     pub fn page_size(&self) -> Option<PageSize> {
         self.lock().page_size
@@ -313,6 +320,21 @@ impl Database {
             Ok(io) => Some(io),
             Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),
             Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The same, waited for at most until then.
+    fn lock_own_until(&self, deadline: Instant) -> Option<MutexGuard<'_, OwnIo>> {
+        /// Pause between two looks.
+        const PAUSE: Duration = Duration::from_millis(1);
+        loop {
+            if let Some(io) = self.try_lock_own() {
+                return Some(io);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(PAUSE);
         }
     }
 

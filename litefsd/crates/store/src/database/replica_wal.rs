@@ -20,6 +20,9 @@ const LEAVE_WAL: Duration = Duration::from_millis(50);
 /// And not again before this: each try holds up the next transaction.
 const LEAVE_WAL_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long an application's first OPEN waits for an apply under way.
+const ATTACH_WAIT: Duration = Duration::from_millis(100);
+
 /// The versions of each page that frames hold, and the database sizes that their transactions had.
 type FrameSums = (HashMap<PageNo, Vec<Version>>, Vec<u32>);
 
@@ -76,7 +79,8 @@ impl Database {
     pub(super) fn maintain_replica(&self) -> Result<()> {
         let Some(own) = self.own().cloned() else { return Ok(()) };
         let writer = {
-            let mut own_io = self.lock_own();
+            // An apply that waits for a reader must not keep the upkeep of other databases waiting.
+            let Some(mut own_io) = self.try_lock_own() else { return Ok(()) };
             let Some(writer) = own_io.writer.clone().filter(|w| w.is_attached()) else { return Ok(()) };
             if self.lock().mode == JournalMode::Rollback {
                 // Under `own_io`: an apply must not meet a writer that has just left.
@@ -99,7 +103,11 @@ impl Database {
             return Ok(());
         }
         self.lock().complete_at = at;
-        self.forget_kept_snapshot(&mut self.lock_own())
+        match self.try_lock_own() {
+            Some(mut own_io) => self.forget_kept_snapshot(&mut own_io),
+            // After the next checkpoint.
+            None => Ok(()),
+        }
     }
 
     /// Before the mount goes: what frames hold is copied into the database file, so that the next start has
@@ -139,8 +147,16 @@ impl Database {
     }
 
     /// On a replica: takes the locks of a WAL database before an application can (rule P1).
+    ///
+    /// An application waits for it in OPEN, so it does not wait for long itself: an apply may be waiting for
+    /// a reader.
     pub(super) fn attach_as_replica(&self) -> Result<()> {
-        let mut own_io = self.lock_own();
+        let Some(mut own_io) = self.lock_own_until(Instant::now() + ATTACH_WAIT) else {
+            return Err(StoreError::Busy {
+                what: "the WAL writer's lock",
+                holder: "a transaction that is being applied".into(),
+            });
+        };
         let wal = {
             let g = self.lock();
             g.mode == JournalMode::Wal && g.sums.page_count() > 0

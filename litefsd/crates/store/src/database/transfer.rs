@@ -13,13 +13,11 @@ use litefs_types::{Checksum, NodeId, PageSize, Pos, Txid};
 use super::Database;
 use crate::error::{Result, StoreError};
 use crate::own_mount::FileKind;
-use crate::snapshot::{LogHistory, Snapshot, SnapshotError, SnapshotInput};
+use crate::snapshot::{KeptHistory, LogHistory, Snapshot, SnapshotError, SnapshotInput};
 
 /// How long a copy waits for a rollback transaction to end: inside it, pages of the last position may be
 /// in the journal only.
 const TRANSACTION_WAIT: Duration = Duration::from_secs(30);
-/// Pause between two looks whether the daemon's own transaction is over.
-const OWN_IO_PAUSE: Duration = Duration::from_millis(1);
 /// Bytes handed to the output at once.
 const CHUNK: usize = 256 * 1024;
 
@@ -148,17 +146,11 @@ impl Database {
     /// Starts a copy at the end of the log, which readers may not see yet.
     fn snapshot_of_tip(&self, deadline: Instant) -> Result<Snapshot> {
         // What the daemon itself writes (an apply, an import) is not between the files and the position now.
-        let _own_io = loop {
-            if let Some(io) = self.try_lock_own() {
-                break io;
-            }
-            if Instant::now() >= deadline {
-                return Err(StoreError::Busy {
-                    what: "a copy of the database",
-                    holder: "a transaction of the daemon".into(),
-                });
-            }
-            std::thread::sleep(OWN_IO_PAUSE);
+        let Some(own_io) = self.lock_own_until(deadline) else {
+            return Err(StoreError::Busy {
+                what: "a copy of the database",
+                holder: "a transaction of the daemon".into(),
+            });
         };
         let mut g = self.lock();
         // Inside a rollback transaction the pages of the position are being overwritten.
@@ -181,12 +173,16 @@ impl Database {
             return Err(StoreError::NotFound);
         }
         let file = self.backing(FileKind::Database)?.file;
+        let log = LogHistory::new(Arc::clone(&self.log), g.complete_at, pos);
         let snapshot = Snapshot::new(SnapshotInput {
             db: self.name.clone(),
             pos,
             sums: g.sums.clone(),
             file,
-            history: Box::new(LogHistory::new(Arc::clone(&self.log), g.complete_at, pos)),
+            history: match self.kept_snapshot(&own_io)? {
+                Some(kept) => Box::new(KeptHistory::new(log, kept)),
+                None => Box::new(log),
+            },
             disk: Arc::clone(&self.env.disk),
             spool_dir: self.dir.spool(),
         })

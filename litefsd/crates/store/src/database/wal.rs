@@ -32,10 +32,13 @@ const FRAME_HEADER: usize = 24;
 /// Whether a WRITE goes on with a transaction: it does not touch the header of the first frame behind
 /// what is captured, nor anything before.
 fn begins_behind_first(g: &Inner, offset: u64) -> bool {
-    g.wal.generation().is_some_and(|w| {
-        let first = frame_data_offset(g.wal.captured_frames() + 1, w.page_size) - FRAME_HEADER as u64;
-        offset > first
-    })
+    behind_captured(g).is_some_and(|first| offset > first)
+}
+
+/// Where the first frame behind what is captured begins.
+fn behind_captured(g: &Inner) -> Option<u64> {
+    let ps = g.wal.generation()?.page_size;
+    Some(frame_data_offset(g.wal.captured_frames() + 1, ps) - FRAME_HEADER as u64)
 }
 
 /// Reads frames back for the tracker.
@@ -94,7 +97,12 @@ impl Database {
         let mut committed = false;
         for event in events {
             committed |= matches!(event, WalEvent::Commit(_));
-            self.wal_event(&mut g, opened, event, by_x)?;
+            if let Err(e) = self.wal_event(&mut g, opened, event, by_x) {
+                let behind = behind_captured(&g);
+                drop(g);
+                self.uncache_wal(behind);
+                return Err(e);
+            }
         }
         if committed {
             // The next frame is the first of a transaction.
@@ -134,7 +142,15 @@ impl Database {
         }
     }
 
-    /// Destroys a frame header in the backing file.
+    /// A commit was refused, and what it wrote zapped in the backing file: the kernel must not show the
+    /// next opener its frames from the cache, complete. Under no lock (rule B.10).
+    fn uncache_wal(&self, from: Option<u64>) {
+        if let (Some(m), Some(from)) = (self.env.mounted.get(), from) {
+            m.invalidator.data(&self.name, FileKind::Wal, from, 0);
+        }
+    }
+
+    /// Destroys a frame header in the backing file. Whoever calls it sees to the kernel's cache.
     fn zap(&self, g: &mut Inner, opened: &OpenedFile, frame: u32) {
         let Some(ps) = g.wal.generation().map(|w| w.page_size) else { return };
         let at = frame_data_offset(frame, ps) - FRAME_HEADER as u64;

@@ -181,3 +181,38 @@ fn recovery_may_be_stopped_anywhere() {
         }
     }
 }
+
+/// Cut from outside and redone from the log: the file has its length long before it has its pages.
+#[test]
+fn a_shortened_file_may_be_redone_in_several_goes() {
+    for clean in [true, false] {
+        let whole = disk();
+        let mut p = Primary::new(&whole).unwrap();
+        for changed in [&[][..], &[4, 5], &[2, 5], &[3], &[5]] {
+            p.rollback_commit(6, changed).unwrap();
+        }
+        p.stamp(None).unwrap();
+        let (tip, image) = (p.tip(), p.image.clone());
+        if clean {
+            p.stop().unwrap();
+        }
+        let short = whole.crash(Crash::KeepAll);
+        short.put(files().database(), &image[..2].concat());
+        let dry = short.crash(Crash::KeepAll);
+        recover(&dry, OnAnomaly::Replica).unwrap();
+        for (i, op) in dry.trace().iter().enumerate() {
+            for again in [Crash::KeepAll, Crash::LoseAll, Crash::Random(i as u64)] {
+                let what = format!("clean {clean} op {i} {op} {again:?}");
+                let d = short.crash(Crash::KeepAll);
+                d.arm(At::Nth(i), Fault::TornStop);
+                assert!(recover(&d, OnAnomaly::Replica).is_err(), "{what}");
+                let d = d.crash(again);
+                let r = recover(&d, OnAnomaly::Replica).unwrap();
+                assert!(r.set_aside.is_empty(), "{what}: {:?}", r.notes);
+                assert_eq!(r.pos, tip, "{what}");
+                assert!(image_of(&d, 6) == image, "{what}: {:?}", r.notes);
+                check_sound(&d, &r, &what);
+            }
+        }
+    }
+}

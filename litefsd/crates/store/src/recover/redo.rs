@@ -33,11 +33,15 @@ impl Recovery {
             // Redoing what is left would take the file back.
             return Err(anomaly(format!("the database file was at {at}, the log ends at {tip}")));
         }
-        self.check_length()?;
+        let shortened = self.check_length()?;
         let stored = match known {
             Some(k) => Some(k),
             None => self.stored_sums()?,
         };
+        if shortened {
+            // Before the file has its length again: interrupted then, the next start could not tell.
+            self.sums_file.withdraw().map_err(disk_error("withdrawal of the page sums"))?;
+        }
         let mut sums = if let Some((from, sums)) = stored {
             self.redo_from(self.db_pos, Some(from), sums)?
         } else {
@@ -65,21 +69,24 @@ impl Recovery {
         Ok(sums)
     }
 
-    /// A file that lost its end: the log may still have it.
-    fn check_length(&mut self) -> Step<()> {
-        let Some(stamp) = self.sums_file.stamp().copied() else { return Ok(()) };
-        let (Some(ps), true) = (stamp.page_size, self.db_pos == Some(stamp.sums_pos)) else { return Ok(()) };
+    /// Whether the file lost its end: the log may still have it, and is redone from its beginning.
+    fn check_length(&mut self) -> Step<bool> {
+        let Some(stamp) = self.sums_file.stamp().copied() else { return Ok(false) };
+        let (Some(ps), true) = (stamp.page_size, self.db_pos == Some(stamp.sums_pos)) else {
+            return Ok(false);
+        };
         let pages = match self.shape()? {
             Some((now, pages)) if now == ps => pages.min(stamp.page_count),
-            _ => return Ok(()),
+            _ => return Ok(false),
         };
         let len = self.file()?.len().map_err(disk_error("size of the database"))?;
-        if len < ps.file_size(pages) {
+        let shortened = len < ps.file_size(pages);
+        if shortened {
             self.note("the database file is shorter than it was: redoing the whole log");
             self.db_pos = None;
             self.suspect = true;
         }
-        Ok(())
+        Ok(shortened)
     }
 
     /// The stored array with its position, if it can be brought up to date.

@@ -1,7 +1,7 @@
 //! Pages that are newer than the database file: in the log.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use litefs_ltx::{Compression, Decoder, HEADER_SIZE, LtxError};
@@ -41,7 +41,7 @@ pub struct LogHistory {
     index: Option<HashMap<PageNo, Place>>,
     /// Compressed records in use. Pages are wanted in the order in which records hold them, so each is
     /// read once as long as there are not too many.
-    open: BTreeMap<Txid, Record>,
+    open: BTreeMap<Txid, Record<EntryReader>>,
 }
 
 /// Where the newest content of a page is.
@@ -53,8 +53,8 @@ struct Place {
 }
 
 /// A record and the page that was read last.
-struct Record {
-    decoder: Decoder<BufReader<EntryReader>>,
+pub(super) struct Record<R: Read> {
+    decoder: Decoder<BufReader<R>>,
     page: Option<PageNo>,
     data: Vec<u8>,
 }
@@ -81,7 +81,7 @@ impl LogHistory {
                 txid = txid.next().max(self.log.first().unwrap_or(to.next()));
                 continue;
             };
-            let mut decoder = open(&entry)?;
+            let mut decoder = open(entry.reader())?;
             let mut offset = HEADER_SIZE as u64 + PAGE_HEADER;
             while let Some(info) = decoder.next_page(&mut data).map_err(from_ltx)? {
                 let raw = decoder.compression() == Compression::None;
@@ -94,21 +94,17 @@ impl LogHistory {
     }
 
     /// Puts the record to `page` or behind it.
-    fn seek(&mut self, txid: Txid, page: PageNo) -> io::Result<Option<&Record>> {
-        let rewind = self.open.get(&txid).is_some_and(|r| r.page.is_none_or(|p| p > page));
+    fn seek(&mut self, txid: Txid, page: PageNo) -> io::Result<Option<&Record<EntryReader>>> {
+        let rewind = self.open.get(&txid).is_some_and(|r| r.is_behind(page));
         if rewind || !self.open.contains_key(&txid) {
             let Some(entry) = self.entry(txid)? else { return Ok(None) };
             if self.open.len() >= OPEN_RECORDS && !rewind {
                 self.open.pop_first();
             }
-            let mut record = Record { decoder: open(&entry)?, page: None, data: Vec::new() };
-            record.advance()?;
-            self.open.insert(txid, record);
+            self.open.insert(txid, Record::open(entry.reader())?);
         }
         let Some(record) = self.open.get_mut(&txid) else { return Ok(None) };
-        while record.page.is_some_and(|p| p < page) {
-            record.advance()?;
-        }
+        record.seek(page)?;
         Ok(Some(record))
     }
 }
@@ -127,24 +123,50 @@ impl PageHistory for LogHistory {
             return entry.read_exact_at(data, offset).map(|()| true);
         }
         match self.seek(txid, page)? {
-            Some(record) if record.page == Some(page) && record.data.len() == data.len() => {
-                data.copy_from_slice(&record.data);
-                Ok(true)
-            }
-            _ => Ok(false),
+            Some(record) => Ok(record.give(page, data)),
+            None => Ok(false),
         }
     }
 }
 
-impl Record {
+impl<R: Read> Record<R> {
+    /// At its first page.
+    pub(super) fn open(reader: R) -> io::Result<Self> {
+        let mut record = Self { decoder: open(reader)?, page: None, data: Vec::new() };
+        record.advance()?;
+        Ok(record)
+    }
+
+    /// Only from the start again it could come to `page`.
+    pub(super) fn is_behind(&self, page: PageNo) -> bool {
+        self.page.is_none_or(|p| p > page)
+    }
+
+    /// Goes to `page`, or to the first one behind it.
+    pub(super) fn seek(&mut self, page: PageNo) -> io::Result<()> {
+        while self.page.is_some_and(|p| p < page) {
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// The page, if it is at it.
+    pub(super) fn give(&self, page: PageNo, data: &mut [u8]) -> bool {
+        let here = self.page == Some(page) && self.data.len() == data.len();
+        if here {
+            data.copy_from_slice(&self.data);
+        }
+        here
+    }
+
     fn advance(&mut self) -> io::Result<()> {
         self.page = self.decoder.next_page(&mut self.data).map_err(from_ltx)?.map(|i| i.page);
         Ok(())
     }
 }
 
-fn open(entry: &LogEntry) -> io::Result<Decoder<BufReader<EntryReader>>> {
-    Decoder::new(BufReader::with_capacity(64 * 1024, entry.reader())).map_err(from_ltx)
+fn open<R: Read>(reader: R) -> io::Result<Decoder<BufReader<R>>> {
+    Decoder::new(BufReader::with_capacity(64 * 1024, reader)).map_err(from_ltx)
 }
 
 fn from_ltx(e: LtxError) -> io::Error {

@@ -192,12 +192,12 @@ fn a_wal_database_is_dropped_when_nobody_has_it_open() {
     write(&r, &w, &p.update(1..60, 70));
     let mut c = Client::new(Version::Bundled, &r.path());
     assert_eq!(c.one(CHECK), "ok|2");
-    let error = drop_files(&r.mount, Some(&w), in_ms(80)).unwrap_err();
+    let error = drop_files(&r.mount, Some(&w), in_ms(80), false).unwrap_err();
     assert!(matches!(error, ApplyError::Blocked(b) if b.pid == Some(c.pid())), "{error}");
     write(&r, &w, &p.update(1..60, 71));
     assert_eq!(c.one(CHECK), "ok|3");
     c.close();
-    drop_files(&r.mount, Some(&w), soon()).unwrap();
+    drop_files(&r.mount, Some(&w), soon(), false).unwrap();
     assert!(!r.has(FileKind::Wal) && !r.has(FileKind::Shm) && r.image().is_empty());
     assert!(!w.is_attached());
     let mut c = Client::new(Version::Bundled, &r.path());

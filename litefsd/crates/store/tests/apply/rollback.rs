@@ -149,14 +149,14 @@ fn half_a_transaction_is_never_read() {
 #[test]
 fn a_dropped_database_is_empty() {
     let (mut p, r) = (Primary::new(4096, "delete"), Replica::new());
-    drop_files(&r.mount, None, soon()).unwrap();
+    drop_files(&r.mount, None, soon(), false).unwrap();
     let first = p.update(1..50, 50);
     apply(&r, &p, &first, soon()).unwrap();
     let mut c = Client::new(Version::Bundled, &r.path());
     c.run("BEGIN; SELECT count(*) FROM t;");
-    assert!(drop_files(&r.mount, None, in_ms(50)).unwrap_err().blocker().is_some());
+    assert!(drop_files(&r.mount, None, in_ms(50), false).unwrap_err().blocker().is_some());
     c.run("COMMIT");
-    drop_files(&r.mount, None, soon()).unwrap();
+    drop_files(&r.mount, None, soon(), false).unwrap();
     assert_eq!(r.image(), b"");
     assert_eq!(c.one("SELECT count(*) FROM sqlite_schema"), "0");
     // Not the same content: a connection that lived through the drop compares only the change counter.

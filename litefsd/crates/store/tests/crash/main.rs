@@ -15,6 +15,7 @@
 mod check;
 mod faults;
 mod killed;
+mod leftover;
 mod lies;
 mod locks;
 mod modes;

@@ -2,9 +2,13 @@
 //! position that existed, and goes on from there to the end.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use litefs_store::StoreError;
-use litefs_store::sim_disk::{Crash, SimDisk};
+use litefs_store::database::OpenMode;
+use litefs_store::disk::Op;
+use litefs_store::own_mount::FileKind;
+use litefs_store::sim_disk::{At, Crash, Fault, SimDisk};
 use litefs_store::spool::Spooled;
 use litefs_types::{NodeId, Pos};
 
@@ -157,4 +161,111 @@ fn snapshot_over_rollback() {
 #[test]
 fn snapshot_over_wal() {
     run(made_by(&wal_mode, true), false);
+}
+
+/// A reader keeps a received snapshot out of the database file: exports, and replicas of this node once it is
+/// the primary, get it all the same.
+#[test]
+fn a_snapshot_that_is_only_in_frames_can_be_copied() {
+    let files = made_by(&wal_mode, true);
+    let later = made_by(&wal_mode, false);
+    let (pos, snapshot) = files.last().unwrap();
+    let mut r = Run::new(&SimDisk::new(), Options { primary: false, ..Options::default() }, Look::Leave);
+    r.step(|w| apply(w, &later[0].1)).unwrap();
+    r.step(|w| apply(w, &later[1].1)).unwrap();
+    r.open(1, "db").unwrap();
+    r.sql(1, "BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+    r.step(|w| apply(w, snapshot)).unwrap();
+    let db = r.world.db("db");
+    assert_eq!(db.pos(), *pos);
+    let kept = "/data/dbs/db/snapshot.ltx";
+    assert!(r.world.disk.content(kept).is_some(), "the reader did not keep it out of the file");
+    let bytes = image(&db, "in frames");
+
+    // One that was started before the checkpoint goes on behind it.
+    let started = db.export().unwrap();
+    r.sql(1, "COMMIT").unwrap();
+    r.close(1);
+    for _ in 0..3 {
+        r.world.store.tick();
+        r.world.store.maintain();
+    }
+    let mut out = Vec::new();
+    started.write(&db, &mut out).unwrap();
+    assert!(out == bytes);
+    assert!(image(&db, "later") == bytes);
+}
+
+/// A drop that fails half way: the old content does not come back, neither here nor after a restart.
+fn drop_that_fails_at(op: Op, heals: bool) {
+    let made = made_by(
+        &|r: &mut Run| {
+            wal_mode(r)?;
+            r.step(|w| w.db("db").drop_database().map(|_| ()))
+        },
+        false,
+    );
+    let ((pos, drop), before) = made.split_last().unwrap();
+    let options = Options { primary: false, ..Options::default() };
+    let mut r = Run::new(&SimDisk::new(), options, Look::Leave);
+    for (_, bytes) in before {
+        r.step(|w| apply(w, bytes)).unwrap();
+    }
+    let db = r.world.db("db");
+    r.world.disk.arm(At::NthOf(op, 0), Fault::Error(libc::EIO));
+    let done = apply(&r.world, drop);
+    r.world.disk.disarm();
+    assert_eq!(done.is_ok(), heals, "{op}: {done:?}");
+    assert_eq!(db.poisoned().is_none(), heals, "{op}");
+    for how in [Crash::KeepAll, Crash::LoseAll] {
+        let world = World::open(&r.world.disk.crash(how), options).unwrap();
+        let db = world.db("db");
+        assert_eq!((db.pos(), db.is_dropped()), (*pos, true), "{op} {how:?}");
+        let set_aside = world.disk.files().into_iter().any(|f| f.starts_with("/data/quarantine"));
+        assert!(!set_aside, "{op} {how:?}: contradicts itself");
+    }
+}
+
+#[test]
+fn a_drop_that_fails_half_way_is_completed() {
+    // Written again while the database stays locked ...
+    drop_that_fails_at(Op::new("own.truncate"), true);
+    drop_that_fails_at(Op::new("own.unlink"), true);
+    // ... or left to recovery.
+    drop_that_fails_at(Op::new("drop.unlink"), false);
+}
+
+/// An apply that waits for a reader keeps neither the next one nor the upkeep of other databases waiting.
+#[test]
+fn an_open_beside_a_blocked_apply_does_not_wait_for_it() {
+    let made = made_by(
+        &|r: &mut Run| {
+            wal_mode(r)?;
+            r.step(|w| w.db("db").drop_database().map(|_| ()))
+        },
+        false,
+    );
+    let (drop, before) = made.split_last().unwrap();
+    let mut r = Run::new(&SimDisk::new(), Options { primary: false, ..Options::default() }, Look::Leave);
+    for (_, bytes) in before {
+        r.step(|w| apply(w, bytes)).unwrap();
+    }
+    r.open(1, "db").unwrap();
+    r.sql(1, "BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+    let world = Arc::clone(&r.world);
+    std::thread::scope(|s| {
+        let applying = s.spawn(|| apply(&world, &drop.1));
+        std::thread::sleep(Duration::from_millis(200));
+        let start = Instant::now();
+        let mode = OpenMode { read: true, write: true, truncate: false };
+        let db = world.db("db");
+        assert!(db.open_file(&world.caller(99), FileKind::Database, mode).is_ok());
+        world.store.tick();
+        let took = start.elapsed();
+        assert!(!applying.is_finished(), "it was not blocked");
+        // The reader's locks go, without SQLite at work beside the apply.
+        r.kill(1);
+        applying.join().unwrap().unwrap();
+        assert!(took < Duration::from_secs(1), "OPEN and upkeep took {took:?}");
+    });
 }

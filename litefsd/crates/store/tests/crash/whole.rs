@@ -13,7 +13,7 @@ use super::run::{Failed, Run, eager_and_not};
 use super::world::{Options, World};
 
 /// A SQLite file of an ordinary directory.
-fn file(setup: &str) -> Vec<u8> {
+pub fn file(setup: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
     let c = Connection::open(&path).unwrap();
@@ -26,7 +26,7 @@ fn file(setup: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-fn import(w: &World, bytes: &[u8], replace: bool) -> Result<(), StoreError> {
+pub fn import(w: &World, bytes: &[u8], replace: bool) -> Result<(), StoreError> {
     let db = w.store.create_database(&"db".parse().unwrap())?;
     let mut f = w.store.import_file()?;
     f.write_all(bytes).map_err(|source| StoreError::Io { what: "spool", source })?;

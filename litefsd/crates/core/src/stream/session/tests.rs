@@ -194,3 +194,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_database_that_is_held_back_stops_no_other() {
+    let (a, b) = (db("a"), db("b"));
+    let mut p = Primary::default();
+    let mut replica = PosMap::new();
+    for name in [&a, &b] {
+        p.commit(name, 1);
+        replica.insert(name.clone(), p.pos(name).unwrap());
+    }
+    let mut s = Session::new(replica.clone(), Filter::All, [a.clone(), b.clone()]);
+    run(&mut s, &p, &mut replica);
+    p.commit(&a, 2);
+    p.commit(&b, 2);
+    s.changed(&a);
+    s.changed(&b);
+    let entry = Action::Entry { db: a.clone(), txid: Txid::new(2).unwrap() };
+    assert_eq!(s.next(Timestamp::from_millis(5), &p), entry);
+    s.hold();
+    assert_eq!(run(&mut s, &p, &mut replica), ["b 2", "hwm b 7"]);
+    assert_eq!(s.client_pos(&a).txid_raw(), 1);
+    // Looked at again when it changes, and with the same result.
+    s.changed(&a);
+    assert_eq!(s.next(Timestamp::from_millis(5), &p), entry);
+    s.hold();
+    assert_eq!(s.next(Timestamp::from_millis(5), &p), Action::Wait);
+}
