@@ -39,6 +39,7 @@ fn every_key_of_the_original() {
         ours,
         [
             "fuse.replica-writes",
+            "fuse.low-latency",
             "fuse.uid",
             "fuse.gid",
             "fuse.mode",

@@ -81,7 +81,7 @@ fn what_switches_off() {
 
 #[test]
 fn our_own_keys() {
-    let s = ok("fuse: {replica-writes: readonly, uid: 1000, gid: 1000, mode: 0640}
+    let s = ok("fuse: {replica-writes: readonly, low-latency: false, uid: 1000, gid: 1000, mode: 0640}
 data: {max-log-size: 256MiB}
 api: {socket: /tmp/x.sock}
 proxy: {target: ':3000', addr: '[::1]:80', db: a.db, forward: redirect}
@@ -93,6 +93,7 @@ backup: {targets: [{type: s3, bucket: b, path-style: yes}, {type: file, path: /b
         (s.fuse.replica_writes, s.fuse.uid, s.fuse.mode),
         (ReplicaWrites::ReadOnly, Some(1000), Some(0o640))
     );
+    assert!(!s.fuse.low_latency && ok("lease: {type: static}").fuse.low_latency);
     assert_eq!(s.data.max_log_size, Some(256 << 20));
     let proxy = s.proxy.unwrap();
     assert_eq!((proxy.forward, proxy.target.as_str()), (Forward::Redirect, "localhost:3000"));

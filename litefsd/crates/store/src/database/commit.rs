@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use litefs_core::page_sums::PageSums;
-use litefs_ltx::checksum::page_checksum;
 use litefs_ltx::{Compression, Encoder, Header, WalSpan};
 use litefs_types::{Checksum, PageNo, PageSize, Pos, Timestamp};
 
@@ -94,24 +93,45 @@ impl Database {
             Origin::Rollback(journal) => (RecordKind::Rollback(journal), None),
             Origin::Daemon => (RecordKind::Plain, None),
         };
-        let mut page = vec![0u8; ps.bytes()];
-        let mut listed = Vec::with_capacity(pages.size_hint().0);
-        // A first transaction that was rolled back leaves nothing, not even a page size.
-        let mut changed = g.sums.page_count() != commit || (commit > 0 && g.page_size != Some(ps));
-        for (no, at) in pages {
-            read_page(source, at, &mut page)?;
-            let sum = page_checksum(no, &page);
-            changed |= g.sums.get(no) != sum;
-            listed.push((no, at, sum));
-        }
+        let pre = g.tip;
+        let txid = pre.next_txid();
         let timestamp = self.env.now();
         let (mode_before, page_size_before) = (g.mode, g.page_size);
-        let sums: Vec<(PageNo, Checksum)> = listed.iter().map(|(no, _, sum)| (*no, *sum)).collect();
+        // A first transaction that was rolled back leaves nothing, not even a page size.
+        let mut changed = g.sums.page_count() != commit || (commit > 0 && g.page_size != Some(ps));
+        let mut mode = g.mode;
+        let mut header = Header::new(ps, commit, txid, pre.checksum());
+        header.timestamp = timestamp;
+        header.node_id = self.env.node_id;
+        header.wal = span;
+        // What the iterator may leave out is little: a hint where the record fits.
+        let most = pages.size_hint().1.and_then(|n| u32::try_from(n).ok());
+        let mut sums = Vec::with_capacity(pages.size_hint().0);
+        // One pass: only the trailer needs to know what became of it.
+        let meta = RecordMeta {
+            kind,
+            min: txid,
+            max: txid,
+            pre: pre.checksum(),
+            time: timestamp,
+            len: most.map(|n| litefs_ltx::raw_size(ps, n)),
+        };
+        let mut enc = Encoder::new(self.log.append(meta)?, header, Compression::None).map_err(ltx_error)?;
+        let mut page = vec![0u8; ps.bytes()];
+        for (no, at) in pages {
+            read_page(source, at, &mut page)?;
+            let sum = enc.page(no, &page).map_err(ltx_error)?;
+            changed |= g.sums.get(no) != sum;
+            if no.get() == 1 {
+                mode = mode_of(&page);
+            }
+            sums.push((no, sum));
+        }
         if !changed {
+            // Without its end a record is none.
             return Ok(Built { sums, undo: None, timestamp, mode_before, page_size_before });
         }
         // Another page size, or the first pages after a drop: the old sums are of pages that are gone.
-        let pre = g.tip;
         let undo = if g.sums.page_size() == ps {
             SumsUndo::Pages(g.sums.set_all(&sums, commit))
         } else {
@@ -120,43 +140,12 @@ impl Database {
             let _ = new.set_all(&sums, commit);
             SumsUndo::Whole(Box::new(std::mem::replace(&mut g.sums, new)))
         };
-        let txid = pre.next_txid();
         let pos = Pos::new(txid, g.sums.checksum());
-        let mut header = Header::new(ps, commit, txid, pre.checksum());
-        header.timestamp = timestamp;
-        header.node_id = self.env.node_id;
-        header.wal = span;
-        let mut mode = g.mode;
-        let single = match listed.as_slice() {
-            [(no, _, _)] => Some(*no),
-            _ => None,
-        };
-        let write = || -> Result<()> {
-            let meta = RecordMeta {
-                kind,
-                min: txid,
-                max: txid,
-                pre: pre.checksum(),
-                time: timestamp,
-                len: Some(litefs_ltx::raw_size(ps, listed.len() as u32)),
-            };
-            let appender = self.log.append(meta)?;
-            let mut enc = Encoder::new(appender, header, Compression::None).map_err(ltx_error)?;
-            for (no, at, _) in &listed {
-                // The only page of a small transaction is still in the buffer.
-                if single != Some(*no) {
-                    read_page(source, *at, &mut page)?;
-                }
-                if no.get() == 1 {
-                    mode = mode_of(&page);
-                }
-                enc.page(*no, &page).map_err(ltx_error)?;
-            }
-            let (_, appender) = enc.finish(pos.checksum()).map_err(ltx_error)?;
-            appender.finish(pos.checksum())?;
-            Ok(())
-        };
-        if let Err(e) = write() {
+        let written = enc
+            .finish(pos.checksum())
+            .map_err(ltx_error)
+            .and_then(|(_, appender)| appender.finish(pos.checksum()).map_err(Into::into));
+        if let Err(e) = written {
             g.undo_sums(undo);
             return Err(e);
         }

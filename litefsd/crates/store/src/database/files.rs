@@ -128,6 +128,11 @@ impl Files {
         *self.journal() = Some(file);
     }
 
+    /// The file that is kept for the next journal.
+    pub(super) fn retired_journal(&self) -> Retired {
+        self.journal().clone()
+    }
+
     fn journal(&self) -> MutexGuard<'_, Retired> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,7 +11,8 @@
 //! *The order.* The magic is destroyed with a plain write. Before the next transaction's first byte goes over
 //! the old content it must be certain that a power loss cannot bring back the magic over a mixture of both:
 //! either the marker of the transaction that ended is durable, and recovery knows that this journal is
-//! done with, or the file was synced.
+//! done with, or the file was synced. And before the log forgets the transaction, which it may do behind a
+//! stamp, the file is synced in any case.
 //!
 //! *What a longer file may contain behind the journal.* Page records of earlier transactions: they have
 //! another nonce, so their checksums are wrong. Not: a second header, or the name of a super-journal at the
@@ -32,6 +33,7 @@ use crate::log::Lsn;
 use crate::own_mount::FileKind;
 
 const END: Op = Op::new("journal.end");
+const END_SYNC: Op = Op::new("journal.end-sync");
 const UNLINK: Op = Op::new("journal.unlink");
 const TRUNCATE: Op = Op::new("journal.truncate");
 
@@ -53,10 +55,21 @@ pub(super) struct Shown {
 pub(super) struct JournalFile {
     /// It has, or may have, a second header or a super-journal's name.
     special: bool,
-    /// The marker of the transaction whose journal this was, until it may be overwritten.
-    before_reuse: Option<Lsn>,
+    /// How the transaction ended whose journal this was, until that is durable.
+    ending: Option<Ending>,
+    /// An end was written that no sync of the file covered.
+    unsynced: bool,
     /// The newest marker that is not needed: its journal's end was made durable by a sync of its own.
     done: Lsn,
+}
+
+/// The end of a journal that a power loss could still undo.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Of a committed transaction with this marker.
+    Marked(Lsn),
+    /// Nothing but the file says so.
+    Unmarked,
 }
 
 impl JournalFile {
@@ -136,14 +149,7 @@ impl Database {
         offset: u64,
         data: &[u8],
     ) -> Result<()> {
-        if let Some(marker) = g.journal_file.before_reuse
-            && self.log.synced() < marker
-            && let Err(e) = self.log.sync()
-        {
-            self.poison(g, format!("fsync of the log failed: {e}"));
-            return Err(e.into());
-        }
-        g.journal_file.before_reuse = None;
+        self.secure_journal_end(g, opened)?;
         let ends = data.ends_with(&JOURNAL_MAGIC);
         if offset > 0 && (ends || data.starts_with(&JOURNAL_MAGIC)) {
             g.journal_file.special = true;
@@ -166,10 +172,24 @@ impl Database {
         !g.journal_file.special && opened.file.len().is_ok_and(|len| len <= KEEP_AT_MOST)
     }
 
+    /// Destroys the magic: a plain write, whole or not at all.
+    fn end_journal_file(&self, g: &mut Inner, opened: &OpenedFile) -> Result<()> {
+        let mut head = [0; HEADER];
+        let n = opened.file.read_at(&mut head, 0).map_err(StoreError::io("read of the journal's header"))?;
+        let ended = opened.file.write_all_at(END, &[0; HEADER], 0);
+        ended.map_err(|source| {
+            // SQLite is told that the commit failed and plays the journal back: it needs the header.
+            if opened.file.write_all_at(END, &head[..n], 0).is_err() {
+                return self.poison(g, "the header of a journal was lost");
+            }
+            StoreError::Io { what: "end of the journal", source }
+        })
+    }
+
     /// The end of a journal by a cut to `size` < 28 bytes, on disk.
-    pub(super) fn cut_journal_file(g: &Inner, opened: &OpenedFile, size: u64) -> Result<()> {
+    pub(super) fn cut_journal_file(&self, g: &mut Inner, opened: &OpenedFile, size: u64) -> Result<()> {
         if size == 0 && Self::keeps_journal(g, opened) {
-            opened.file.write_all_at(END, &[0; HEADER], 0).map_err(StoreError::io("end of the journal"))?;
+            self.end_journal_file(g, opened)?;
         } else {
             opened.file.set_len(TRUNCATE, size).map_err(StoreError::io("truncation of the journal"))?;
         }
@@ -178,33 +198,57 @@ impl Database {
     }
 
     /// The end of a live journal by removal, on disk.
-    pub(super) fn remove_journal_file(&self, g: &Inner) -> Result<()> {
+    pub(super) fn remove_journal_file(&self, g: &mut Inner) -> Result<()> {
         let opened = self.backing(FileKind::Journal)?;
         if !Self::keeps_journal(g, &opened) {
             return self.remove_name(FileKind::Journal, UNLINK);
         }
-        opened.file.write_all_at(END, &[0; HEADER], 0).map_err(StoreError::io("end of the journal"))?;
+        self.end_journal_file(g, &opened)?;
         self.files.retire_journal(Arc::clone(&opened.file));
         opened.retire();
         Ok(())
     }
 
-    /// A transaction ended; `marker`: what makes that durable.
-    pub(super) fn journal_file_ended(&self, g: &mut Inner, marker: Option<Lsn>) {
-        g.journal_file = JournalFile { special: false, before_reuse: marker, done: g.journal_file.done };
+    /// A transaction ended; `ending`: what a power loss could still undo.
+    pub(super) fn journal_file_ended(&self, g: &mut Inner, ending: Option<Ending>) {
+        let JournalFile { unsynced, done, .. } = g.journal_file;
+        g.journal_file = JournalFile { special: false, ending, unsynced: unsynced || ending.is_some(), done };
     }
 
-    /// The journal's file was synced: what it was before is gone for good.
-    pub(super) fn journal_file_synced(g: &mut Inner, before: Option<Lsn>) {
-        // Nothing was written over it meanwhile.
-        if let Some(marker) = g.journal_file.before_reuse.take_if(|m| Some(*m) == before) {
+    /// Before the first byte goes over an old journal.
+    fn secure_journal_end(&self, g: &mut Inner, opened: &OpenedFile) -> Result<()> {
+        match g.journal_file.ending {
+            None => return Ok(()),
+            Some(Ending::Marked(marker)) if self.log.synced() >= marker => {}
+            Some(Ending::Marked(_)) => {
+                if let Err(e) = self.log.sync() {
+                    self.poison(g, format!("fsync of the log failed: {e}"));
+                    return Err(e.into());
+                }
+            }
+            Some(Ending::Unmarked) => {
+                opened.file.sync_data(END_SYNC).map_err(StoreError::io("fsync of the journal"))?;
+            }
+        }
+        g.journal_file.ending = None;
+        Ok(())
+    }
+
+    /// How the last journal ended. To be handed to [`Self::journal_file_synced`].
+    pub(super) fn journal_ending(g: &Inner) -> Option<Ending> {
+        g.journal_file.ending
+    }
+
+    /// The journal's file was synced after it had ended like this.
+    pub(super) fn journal_file_synced(g: &mut Inner, ending: Option<Ending>) {
+        if g.journal_file.ending != ending {
+            // Another one ended meanwhile.
+            return;
+        }
+        g.journal_file.unsynced = false;
+        if let Some(Ending::Marked(marker)) = g.journal_file.ending.take() {
             g.journal_file.done = marker;
         }
-    }
-
-    /// The transaction whose journal ended last, until that is durable.
-    pub(super) fn journal_ending(g: &Inner) -> Option<Lsn> {
-        g.journal_file.before_reuse
     }
 
     /// Whether a power loss can bring back the journal of the transaction with this marker.
@@ -214,16 +258,33 @@ impl Database {
 
     /// Whether SQLite is about to sync the end of the journal itself: not where the journal was removed.
     pub(super) fn journal_end_is_synced_by_sqlite(&self, g: &Inner) -> bool {
-        g.journal_file.before_reuse.is_some() && self.files.current(FileKind::Journal).is_some()
+        g.journal_file.ending.is_some() && self.files.current(FileKind::Journal).is_some()
     }
 
     /// For FSYNC of the directory: a removal that left the name must be as durable as one that did not.
     pub(super) fn sync_journal_end(&self) -> Result<()> {
-        let marker = self.lock().journal_file.before_reuse;
-        match marker {
-            Some(marker) if self.log.synced() < marker => self.sync_log(),
-            _ => Ok(()),
+        let over = match Self::journal_ending(&self.lock()) {
+            None => true,
+            Some(Ending::Marked(marker)) => self.log.synced() >= marker,
+            Some(Ending::Unmarked) => false,
+        };
+        if over { Ok(()) } else { self.sync_journal_file() }
+    }
+
+    /// Makes it durable that every journal so far is over, whatever the log still knows of their
+    /// transactions: before the log may forget them.
+    pub(super) fn sync_journal_file(&self) -> Result<()> {
+        let (ending, unsynced) = {
+            let g = self.lock();
+            (Self::journal_ending(&g), g.journal_file.unsynced)
+        };
+        let retired = self.files.retired_journal();
+        let current = || self.files.current(FileKind::Journal).map(|f| f.file);
+        if let Some(file) = retired.or_else(current).filter(|_| unsynced) {
+            file.sync_data(END_SYNC).map_err(StoreError::io("fsync of the journal"))?;
+            Self::journal_file_synced(&mut self.lock(), ending);
         }
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ use litefs_types::{PageNo, PageSize, Pos, Timestamp};
 
 use super::commit::{NewTx, Origin, PageAt};
 use super::files::{Caller, OpenedFile};
+use super::journal_file::Ending;
 use super::{Database, DurableBy, Inner, JournalMode, Pending, SumsUndo};
 use crate::disk::{DiskFile, Op};
 use crate::error::{Result, StoreError};
@@ -119,7 +120,7 @@ impl Database {
         let mut g = self.lock();
         self.check_alive(&g)?;
         if g.journal.live && size < JOURNAL_HEADER {
-            return self.finalise(&mut g, |g| Self::cut_journal_file(g, opened, size));
+            return self.finalise(&mut g, |g| self.cut_journal_file(g, opened, size));
         }
         opened.file.set_len(JOURNAL_TRUNCATE, size).map_err(StoreError::io("truncation of the journal"))?;
         opened.resized(size);
@@ -328,7 +329,7 @@ impl Database {
     }
 
     /// The journal goes away: commit, or end of a rollback.
-    fn finalise(&self, g: &mut Inner, on_disk: impl FnOnce(&Inner) -> Result<()>) -> Result<()> {
+    fn finalise(&self, g: &mut Inner, on_disk: impl FnOnce(&mut Inner) -> Result<()>) -> Result<()> {
         let changed = g.rollback.is_dirty() && self.prepare_rollback(g)?;
         if !changed {
             // ROLLBACK, or a transaction that changed nothing: no commit, allowed on any role (rule R6).
@@ -362,16 +363,19 @@ impl Database {
             return Err(e);
         }
         let Some(p) = g.prepared_rollback.take() else { return Ok(()) };
-        let marker = match p.pos.txid() {
+        let marked = match p.pos.txid() {
             Some(txid) => self.log.mark_committed(txid),
             None => Ok(Lsn::default()),
         };
-        let marker = marker.unwrap_or_else(|e| {
-            // Committed all the same: the journal is gone. Only power loss that brings it back could
-            // undo the transaction, so it must not reach replicas before recovery has judged it.
-            self.poison(g, format!("the commit marker could not be written: {e}"));
-            Lsn::default()
-        });
+        let (marker, ending) = match marked {
+            Ok(marker) => (marker, Ending::Marked(marker)),
+            Err(e) => {
+                // Committed all the same: the journal is gone. Only power loss that brings it back could
+                // undo the transaction, so it must not reach replicas before recovery has judged it.
+                self.poison(g, format!("the commit marker could not be written: {e}"));
+                (Lsn::default(), Ending::Unmarked)
+            }
+        };
         self.counters.committed();
         g.published = p.pos;
         g.published_pages = p.commit;
@@ -392,7 +396,7 @@ impl Database {
             since: Instant::now(),
         });
         self.end_of_journal(g);
-        self.journal_file_ended(g, Some(marker));
+        self.journal_file_ended(g, Some(ending));
         self.wake_publisher();
         Ok(())
     }

@@ -41,6 +41,8 @@ impl Database {
                 })?;
                 // Its name too: a replica's apply makes the file, and nobody syncs the directory.
                 self.sync_dir()?;
+                // And the end of journals: the log may forget now whose they were.
+                self.sync_journal_file()?;
                 if clean {
                     id = Some(FileId::from(
                         f.file.metadata().map_err(StoreError::io("size of the database"))?,
