@@ -308,7 +308,7 @@ impl<M: FileSystemModel> Core<M> {
         node.keep(&opened);
         let content = Content::File(*file, opened);
         self.handles.fill(handle, Arc::new(Open { node: node.clone(), content, own }));
-        Ok(Opened { handle, flags: open_flags(*file, own) })
+        Ok(Opened { handle, flags: open_flags(*file, own, writes) })
     }
 
     pub(crate) fn create(
@@ -354,7 +354,7 @@ impl<M: FileSystemModel> Core<M> {
         let attr = self.fresh_attr(&node, stat);
         self.handles.fill(handle, Arc::new(Open { node, content: Content::File(file, opened), own }));
         let new_database = (file == FileRef::DATABASE && !own).then_some(db_name);
-        Ok(Created { opened: Opened { handle, flags: open_flags(file, own) }, attr, new_database })
+        Ok(Created { opened: Opened { handle, flags: open_flags(file, own, true) }, attr, new_database })
     }
 
     /// Text of a virtual file.
@@ -477,11 +477,12 @@ impl<M: FileSystemModel> Core<M> {
 /// kernel's back invalidates them. FLUSH is of use for the database file only (an error of an import
 /// by `cp` can be told there); locks are the kernel's own.
 ///
-/// A journal is written once and normally never read: around the cache, because a cached write ends its
-/// request at each page that the kernel does not have whole.
-fn open_flags(file: FileRef, own: bool) -> FopenFlags {
+/// Who writes a journal seldom reads it: around the cache, because a cached write ends its request at each
+/// page that the kernel does not have whole. (It drops what a reader has in the cache; in PERSIST mode
+/// each reader looks at the first byte.)
+fn open_flags(file: FileRef, own: bool, writes: bool) -> FopenFlags {
     let mut flags = match file {
-        FileRef::Kind(FileKind::Journal) => FopenFlags::FOPEN_DIRECT_IO,
+        FileRef::Kind(FileKind::Journal) if writes => FopenFlags::FOPEN_DIRECT_IO,
         _ => FopenFlags::FOPEN_KEEP_CACHE,
     };
     if own || file != FileRef::DATABASE {
