@@ -24,6 +24,8 @@ const FIRST_LOOK: Duration = Duration::from_micros(50);
 /// Look while one transaction follows the other: they share a sync, and a thread that looks more often
 /// only takes time from those that commit.
 const BUSY_LOOK: Duration = Duration::from_millis(1);
+/// Look while a sync is waited for that SQLite makes right after the commit.
+const SYNC_LOOK: Duration = Duration::from_micros(200);
 /// Longest pause between two looks while a writer may be in its FSYNC.
 const SLOW_LOOK: Duration = Duration::from_millis(10);
 /// How long a transaction of a rollback mode may wait for the sync of the next one.
@@ -413,7 +415,7 @@ fn run(me: &Weak<Database>) {
             asked = None;
         }
         // What is the first after a pause goes out at once; in a stream of them they share a sync.
-        if !pending || nothing || pause >= BUSY_LOOK {
+        if !pending || nothing || pause > FIRST_LOOK {
             let how_long = (!nothing).then_some(pause);
             if db.wait(how_long) {
                 if let Err(e) = db.announce() {
@@ -432,13 +434,15 @@ fn run(me: &Weak<Database>) {
                 db.resolve_with(Evidence::Index)?;
             }
             let announced = db.announce_when(false)?;
-            Ok(announced || pending || db.pos() != before)
+            Ok(announced || db.pos() != before)
         };
         match step() {
             Ok(true) => {
                 pause = BUSY_LOOK;
                 asked = None;
             }
+            // For a sync that somebody else is about to make.
+            Ok(false) if pending => pause = SYNC_LOOK,
             Ok(false) => {
                 let since = oldest.unwrap_or_else(|| *asked.get_or_insert_with(Instant::now));
                 let age = since.elapsed();
