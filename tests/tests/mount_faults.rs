@@ -329,7 +329,10 @@ fn an_unlinked_journal_never_shows_in_a_new_file() {
         }
         s.exec("COMMIT; PRAGMA journal_mode=wal; INSERT INTO t(x) VALUES('wal')");
         let wal = std::fs::read(node.path("db-wal")).unwrap();
-        assert!(wal == std::fs::read(node.backing("db", "wal")).unwrap(), "stale bytes in the wal");
+        assert!(
+            std::fs::read(node.backing("db", "wal")).unwrap().starts_with(&wal),
+            "stale bytes in the wal"
+        );
         held.push(std::fs::File::open(node.path("db-wal")).unwrap());
         s.exec("PRAGMA journal_mode=delete");
         s.close();

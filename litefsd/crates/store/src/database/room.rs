@@ -75,11 +75,13 @@ impl Database {
             return Ok(());
         };
         let mut wrote = false;
+        let mut target = 0;
         loop {
             // Under the lock, so that no frame is written where the zeros go.
             let mut g = self.lock();
             let used = opened.shown_len().unwrap_or_default();
-            let target = g.room.target(used);
+            // Decided at the first step: half of the way is enough room to begin with, but not to end.
+            target = target.max(g.room.target(used));
             let from = g.room.end.max(used);
             let current = self.files.is_current(FileKind::Wal, &opened) && self.check_alive(&g).is_ok();
             if from >= target || !current {
