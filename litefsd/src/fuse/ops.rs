@@ -295,20 +295,21 @@ impl<M: FileSystemModel> Core<M> {
             _ => db.open_file(&caller, *file, mode).map(Arc::new),
         };
         let opened = opened.and_then(|opened| {
+            let stat = opened.stat()?;
             // Replaced behind the kernel's back: the kernel looks the name up again and repeats.
-            if opened.stat()?.ino == node.backing_ino {
-                Ok(opened)
+            if stat.ino == node.backing_ino {
+                Ok((opened, stat.size == 0))
             } else {
                 node.set_unlinked();
                 let _ = db.release(&caller, *file, &opened);
                 errno(libc::ESTALE)
             }
         });
-        let opened = opened.inspect_err(|_| drop(self.handles.remove(handle)))?;
+        let (opened, empty) = opened.inspect_err(|_| drop(self.handles.remove(handle)))?;
         node.keep(&opened);
         let content = Content::File(*file, opened);
         self.handles.fill(handle, Arc::new(Open { node: node.clone(), content, own }));
-        Ok(Opened { handle, flags: open_flags(*file, own, writes) })
+        Ok(Opened { handle, flags: open_flags(*file, own, writes && empty) })
     }
 
     pub(crate) fn create(
@@ -477,12 +478,12 @@ impl<M: FileSystemModel> Core<M> {
 /// kernel's back invalidates them. FLUSH is of use for the database file only (an error of an import
 /// by `cp` can be told there); locks are the kernel's own.
 ///
-/// Who writes a journal seldom reads it: around the cache, because a cached write ends its request at each
-/// page that the kernel does not have whole. (It drops what a reader has in the cache; in PERSIST mode
-/// each reader looks at the first byte.)
-fn open_flags(file: FileRef, own: bool, writes: bool) -> FopenFlags {
+/// A new journal is written around the cache, because a cached write ends its request at each page that the
+/// kernel does not have whole. Not one that is there already (PERSIST): each reader looks at its first
+/// byte, so it is in the cache, whole.
+fn open_flags(file: FileRef, own: bool, new: bool) -> FopenFlags {
     let mut flags = match file {
-        FileRef::Kind(FileKind::Journal) if writes => FopenFlags::FOPEN_DIRECT_IO,
+        FileRef::Kind(FileKind::Journal) if new => FopenFlags::FOPEN_DIRECT_IO,
         _ => FopenFlags::FOPEN_KEEP_CACHE,
     };
     if own || file != FileRef::DATABASE {

@@ -38,6 +38,8 @@ pub(super) enum Origin {
 pub(super) struct NewTx<'a> {
     /// The file that [`PageAt::File`] speaks of.
     pub(super) source: &'a dyn DiskFile,
+    /// What was written to it last, and where: need not be read back.
+    pub(super) fresh: Option<(u64, &'a [u8])>,
     pub(super) page_size: PageSize,
     /// Pages of the database afterwards.
     pub(super) commit: u32,
@@ -87,7 +89,7 @@ impl Database {
         tx: &NewTx<'_>,
         pages: impl Iterator<Item = (PageNo, PageAt)>,
     ) -> Result<Built> {
-        let NewTx { source, page_size: ps, commit, origin } = *tx;
+        let NewTx { source, fresh, page_size: ps, commit, origin } = *tx;
         let (kind, span) = match origin {
             Origin::Wal(span) => (RecordKind::Wal, Some(span)),
             Origin::Rollback(journal) => (RecordKind::Rollback(journal), None),
@@ -119,11 +121,18 @@ impl Database {
         let mut enc = Encoder::new(self.log.append(meta)?, header, Compression::None).map_err(ltx_error)?;
         let mut page = vec![0u8; ps.bytes()];
         for (no, at) in pages {
-            read_page(source, at, &mut page)?;
-            let sum = enc.page(no, &page).map_err(ltx_error)?;
+            let known = match (at, fresh) {
+                (PageAt::File(at), Some((offset, data))) if at == offset && data.len() == page.len() => Some(data),
+                _ => None,
+            };
+            if known.is_none() {
+                read_page(source, at, &mut page)?;
+            }
+            let page = known.unwrap_or(&page);
+            let sum = enc.page(no, page).map_err(ltx_error)?;
             changed |= g.sums.get(no) != sum;
             if no.get() == 1 {
-                mode = mode_of(&page);
+                mode = mode_of(page);
             }
             sums.push((no, sum));
         }

@@ -275,7 +275,7 @@ impl Database {
             let before = g.published;
             let all = (1..=pages).filter_map(PageNo::new).filter(|p| *p != page_size.lock_page());
             let at = all.map(|p| (p, PageAt::File(page_size.offset(p))));
-            let tx = NewTx { source, page_size, commit: pages, origin: Origin::Daemon };
+            let tx = NewTx { source, fresh: None, page_size, commit: pages, origin: Origin::Daemon };
             let built = self.append(&mut g, &tx, at)?;
             (before, built)
         };

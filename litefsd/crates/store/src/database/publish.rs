@@ -128,7 +128,7 @@ impl Database {
                 "captured a commit whose checksum chain is broken in the wal (a fault of SQLite before 3.51.1); the wal will be reset",
             );
             g.wal_needs_reset = true;
-            self.prepare_wal(g, &opened, &tx, false)?;
+            self.prepare_wal(g, &opened, &tx, false, None)?;
         }
         Ok(())
     }

@@ -97,7 +97,7 @@ impl Database {
         let mut committed = false;
         for event in events {
             committed |= matches!(event, WalEvent::Commit(_));
-            if let Err(e) = self.wal_event(&mut g, opened, event, by_x) {
+            if let Err(e) = self.wal_event(&mut g, opened, event, by_x, Some((offset, data))) {
                 let behind = behind_captured(&g);
                 drop(g);
                 self.uncache_wal(behind);
@@ -115,7 +115,14 @@ impl Database {
         Ok(())
     }
 
-    fn wal_event(&self, g: &mut Inner, opened: &OpenedFile, event: WalEvent, by_x: bool) -> Result<()> {
+    fn wal_event(
+        &self,
+        g: &mut Inner,
+        opened: &OpenedFile,
+        event: WalEvent,
+        by_x: bool,
+        fresh: Option<(u64, &[u8])>,
+    ) -> Result<()> {
         match event {
             WalEvent::NewGeneration => {
                 g.wal_versions.clear();
@@ -128,7 +135,7 @@ impl Database {
             }
             WalEvent::Dropped { from_frame } => self.drop_prepared(g, from_frame),
             WalEvent::Commit(tx) => {
-                match self.prepare_wal(g, opened, &tx, by_x) {
+                match self.prepare_wal(g, opened, &tx, by_x, fresh) {
                     Ok(()) => Ok(()),
                     Err(e) => {
                         // The application is told that this commit failed and will use the frame numbers
@@ -169,6 +176,7 @@ impl Database {
         opened: &OpenedFile,
         tx: &FrameTx,
         heap_index: bool,
+        fresh: Option<(u64, &[u8])>,
     ) -> Result<()> {
         let Some(generation) = g.wal.generation() else {
             return Err(StoreError::broken("wal frames without a wal header"));
@@ -180,7 +188,7 @@ impl Database {
         let span = WalSpan { offset: tx.wal_offset, size: tx.wal_size, salt: generation.salt };
         let frames = tx.pages.iter().map(|(page, frame)| (*page, frame_data_offset(*frame, ps)));
         let new =
-            NewTx { source: &*opened.file, page_size: ps, commit: tx.commit, origin: Origin::Wal(span) };
+            NewTx { source: &*opened.file, fresh, page_size: ps, commit: tx.commit, origin: Origin::Wal(span) };
         let built = self.log_wal_pages(g, &new, frames)?;
         let txid = g.tip.txid_raw();
         note_frames(g, &built.sums, tx.commit, txid);
@@ -263,7 +271,7 @@ impl Database {
         g.room.gone();
         g.warm.cut(size);
         for event in g.wal.truncated(size) {
-            self.wal_event(&mut g, opened, event, false)?;
+            self.wal_event(&mut g, opened, event, false, None)?;
         }
         if size < HEADER {
             self.wal_ended(&mut g);
@@ -280,7 +288,7 @@ impl Database {
         let mut g = self.lock();
         self.check_alive(&g)?;
         for event in g.wal.removed() {
-            self.wal_event(&mut g, &opened, event, false)?;
+            self.wal_event(&mut g, &opened, event, false, None)?;
         }
         self.wal_ended(&mut g);
         g.room.gone();
