@@ -142,11 +142,6 @@ impl WalTracker {
         self.prepared.last().copied().unwrap_or(self.published)
     }
 
-    /// Whether frames were written behind the last transaction: of one that goes on, or that was rolled back.
-    pub fn has_open_frames(&self) -> bool {
-        self.frames.count() > self.captured_frames()
-    }
-
     /// Whether a commit frame is complete in the file that the checksum chain does not vouch for. It may
     /// be one that an old SQLite commits nevertheless (rule W7): only the WAL index tells. For moments
     /// also during an in-place rewrite.

@@ -54,8 +54,6 @@ impl Database {
             wal_versions: std::collections::HashMap::new(),
             wal_sizes: Vec::new(),
             wal_synced: 0,
-            wal_answered: 0,
-            wal_header_synced: None,
             wal_drops: 0,
             wal_needs_reset: false,
             warm: super::warm::WarmWal::default(),

@@ -156,12 +156,8 @@ struct Inner {
     wal_versions: HashMap<PageNo, Vec<Version>>,
     /// Page counts that transactions of this generation had: what a checkpoint may cut to (rule C4).
     wal_sizes: Vec<u32>,
-    /// Frames of the current generation that a sync of the wal covered.
+    /// Frames of the current generation that an FSYNC of the wal covered.
     wal_synced: u32,
-    /// The same, where an FSYNC by SQLite was answered by a sync of the log instead.
-    wal_answered: u32,
-    /// The salts of the header that a sync of the wal covered.
-    wal_header_synced: Option<[u32; 2]>,
     /// Counts what was dropped: frames that take the place of others were not synced with them.
     wal_drops: u64,
     /// The WAL holds a commit that SQLite's own recovery would lose (rule W7): reset it.
@@ -412,13 +408,6 @@ impl Inner {
             SumsUndo::Pages(undo) => self.sums.undo(undo),
             SumsUndo::Whole(sums) => self.sums = *sums,
         }
-    }
-
-    /// Another wal, or none.
-    fn forget_wal_syncs(&mut self) {
-        self.wal_synced = 0;
-        self.wal_answered = 0;
-        self.wal_header_synced = None;
     }
 
     /// Nothing is prepared, no verified frame is waiting, and no commit that only the wal-index explains.

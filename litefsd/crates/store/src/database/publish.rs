@@ -175,7 +175,7 @@ impl Database {
                 break;
             }
             let committed = evidence == Evidence::WalEnds
-                || g.wal_answered >= p.last_frame
+                || g.wal_synced >= p.last_frame
                 || g.wal.verified_frames() > p.last_frame
                 || p.at.elapsed() >= HEAP_INDEX_AFTER
                 || !self.x_held_now();

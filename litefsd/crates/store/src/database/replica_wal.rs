@@ -35,7 +35,7 @@ impl Database {
                 let _ = g.wal.removed();
             }
         }
-        g.forget_wal_syncs();
+        g.wal_synced = 0;
         g.wal_needs_reset = at.chain_broken;
         // A checkpoint may copy any of them: the sums of what the frames hold.
         let (versions, sizes) = match self.frame_sums(at, g.tip) {

@@ -284,13 +284,7 @@ impl Database {
             (1..=commit).filter_map(PageNo::new).filter(|p| *p != ps.lock_page()).collect()
         };
         let identity = g.journal.identity.unwrap_or_default();
-        let tx = NewTx {
-            source: &*opened.file,
-            fresh: None,
-            page_size: ps,
-            commit,
-            origin: Origin::Rollback(identity),
-        };
+        let tx = NewTx { source: &*opened.file, fresh: None, page_size: ps, commit, origin: Origin::Rollback(identity) };
         let built = self.append(g, &tx, pages.into_iter().map(|p| (p, PageAt::File(ps.offset(p)))))?;
         let Some(undo) = built.undo else {
             if taken_back {

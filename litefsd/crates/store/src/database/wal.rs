@@ -127,7 +127,7 @@ impl Database {
             WalEvent::NewGeneration => {
                 g.wal_versions.clear();
                 g.wal_sizes.clear();
-                g.forget_wal_syncs();
+                g.wal_synced = 0;
                 g.wal_needs_reset = false;
                 // SQLite restarts a WAL only after all of it is in the database file.
                 g.complete_at = g.published;
@@ -187,13 +187,8 @@ impl Database {
         }
         let span = WalSpan { offset: tx.wal_offset, size: tx.wal_size, salt: generation.salt };
         let frames = tx.pages.iter().map(|(page, frame)| (*page, frame_data_offset(*frame, ps)));
-        let new = NewTx {
-            source: &*opened.file,
-            fresh,
-            page_size: ps,
-            commit: tx.commit,
-            origin: Origin::Wal(span),
-        };
+        let new =
+            NewTx { source: &*opened.file, fresh, page_size: ps, commit: tx.commit, origin: Origin::Wal(span) };
         let built = self.log_wal_pages(g, &new, frames)?;
         let txid = g.tip.txid_raw();
         note_frames(g, &built.sums, tx.commit, txid);
@@ -217,9 +212,7 @@ impl Database {
     /// Forgets prepared transactions that end at or behind `from_frame`: their frames were overwritten.
     pub(super) fn drop_prepared(&self, g: &mut Inner, from_frame: u32) -> Result<()> {
         // Whatever takes their place was not synced with them.
-        let kept = from_frame.saturating_sub(1);
-        g.wal_synced = g.wal_synced.min(kept);
-        g.wal_answered = g.wal_answered.min(kept);
+        g.wal_synced = g.wal_synced.min(from_frame.saturating_sub(1));
         g.wal_drops += 1;
         let mut cut = false;
         while g.prepared.back().is_some_and(|p| p.last_frame >= from_frame) {
@@ -306,7 +299,7 @@ impl Database {
     pub(super) fn wal_ended(&self, g: &mut Inner) {
         g.wal_versions.clear();
         g.wal_sizes.clear();
-        g.forget_wal_syncs();
+        g.wal_synced = 0;
         g.wal_needs_reset = false;
         g.warm.cut(0);
         if g.settled() {
@@ -315,46 +308,27 @@ impl Database {
     }
 
     /// FSYNC of the wal: what it covers is as durable as SQLite asked for.
-    ///
-    /// Every commit in it is in the log too, with its content, so a sync of the log does as well, and has less to
-    /// write: at a checkpoint with synchronous=NORMAL the log is durable already, and the wal is not. Really
-    /// synced is a wal whose header is new, or a power loss could bring back the frames before it, and one
-    /// with frames that are in no transaction of the log.
     pub(super) fn fsync_wal(&self, opened: &OpenedFile) -> Result<()> {
-        let (mark, in_log) = {
+        let mark = {
             let g = self.lock();
             self.check_alive(&g)?;
             // Not the verified frames of a transaction that may be rolled back: other frames take their
             // place, which this sync does not cover.
-            let mark = (g.wal.generation().map(|w| w.salt), g.wal_drops, g.wal.captured_frames());
-            let in_log = mark.0.is_some()
-                && g.wal_header_synced == mark.0
-                && !g.wal.has_open_frames()
-                && !g.wal.uncaptured_commit()
-                && !self.names_in_doubt.load(Ordering::Acquire);
-            (mark, in_log)
+            (g.wal.generation().map(|w| w.salt), g.wal_drops, g.wal.captured_frames())
         };
-        if in_log {
+        if let Err(source) = opened.file.sync_data(SYNC) {
+            let mut g = self.lock();
+            self.poison(&mut g, format!("fsync of the wal failed: {source}"));
+            return Err(StoreError::Io { what: "fsync of the wal", source });
+        }
+        if self.names_in_doubt.load(Ordering::Acquire) {
             self.sync_log()?;
-        } else {
-            if let Err(source) = opened.file.sync_data(SYNC) {
-                let mut g = self.lock();
-                self.poison(&mut g, format!("fsync of the wal failed: {source}"));
-                return Err(StoreError::Io { what: "fsync of the wal", source });
-            }
-            if self.names_in_doubt.load(Ordering::Acquire) {
-                self.sync_log()?;
-            }
         }
         let mut g = self.lock();
         if (g.wal.generation().map(|w| w.salt), g.wal_drops) == (mark.0, mark.1)
             && self.files.is_current(FileKind::Wal, opened)
         {
-            g.wal_answered = g.wal_answered.max(mark.2);
-            if !in_log {
-                g.wal_synced = g.wal_synced.max(mark.2);
-                g.wal_header_synced = mark.0;
-            }
+            g.wal_synced = g.wal_synced.max(mark.2);
         }
         let waiting = g.ask_index() || !g.pending.is_empty();
         drop(g);
