@@ -122,7 +122,9 @@ impl Database {
         let mut page = vec![0u8; ps.bytes()];
         for (no, at) in pages {
             let known = match (at, fresh) {
-                (PageAt::File(at), Some((offset, data))) if at == offset && data.len() == page.len() => Some(data),
+                (PageAt::File(at), Some((offset, data))) if at == offset && data.len() == page.len() => {
+                    Some(data)
+                }
                 _ => None,
             };
             if known.is_none() {

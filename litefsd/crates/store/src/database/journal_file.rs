@@ -48,13 +48,13 @@ pub(super) struct Shown {
     len: AtomicU64,
     /// The next journal has the file: this one is empty for who still has it open.
     retired: AtomicBool,
+    /// Of a journal: it has, or may have, a second header or a super-journal's name somewhere.
+    special: AtomicBool,
 }
 
 /// What is known of the journal's file beyond its header.
 #[derive(Default)]
 pub(super) struct JournalFile {
-    /// It has, or may have, a second header or a super-journal's name.
-    special: bool,
     /// How the transaction ended whose journal this was, until that is durable.
     ending: Option<Ending>,
     /// An end was written that no sync of the file covered.
@@ -72,16 +72,13 @@ pub(super) enum Ending {
     Unmarked,
 }
 
-impl JournalFile {
-    /// It is removed, or cut, for good.
-    pub(super) fn give_up(&mut self) {
-        self.special = true;
-    }
-}
-
 impl OpenedFile {
     pub(super) fn shown(len: u64) -> Arc<Shown> {
-        Arc::new(Shown { len: AtomicU64::new(len), retired: AtomicBool::new(false) })
+        Arc::new(Shown {
+            len: AtomicU64::new(len),
+            retired: AtomicBool::new(false),
+            special: AtomicBool::new(false),
+        })
     }
 
     /// Bytes that the mount shows, where it is not the file's own length.
@@ -127,6 +124,17 @@ impl OpenedFile {
         }
     }
 
+    /// This journal's file is not for the next one.
+    pub(super) fn set_special(&self, special: bool) {
+        if let Some(s) = &self.shown {
+            s.special.store(special, Relaxed);
+        }
+    }
+
+    fn is_special(&self) -> bool {
+        self.shown.as_ref().is_none_or(|s| s.special.load(Relaxed))
+    }
+
     pub(super) fn is_retired(&self) -> bool {
         self.shown.as_ref().is_some_and(|s| s.retired.load(Relaxed))
     }
@@ -152,7 +160,7 @@ impl Database {
         self.secure_journal_end(g, opened)?;
         let ends = data.ends_with(&JOURNAL_MAGIC);
         if offset > 0 && (ends || data.starts_with(&JOURNAL_MAGIC)) {
-            g.journal_file.special = true;
+            opened.set_special(true);
         }
         opened.file.write_all_at(op, data, offset).map_err(StoreError::io("write of the journal"))?;
         opened.grew(offset, data.len());
@@ -168,8 +176,8 @@ impl Database {
     }
 
     /// Whether the file may keep its blocks for the next journal.
-    fn keeps_journal(g: &Inner, opened: &OpenedFile) -> bool {
-        !g.journal_file.special && opened.file.len().is_ok_and(|len| len <= KEEP_AT_MOST)
+    fn keeps_journal(opened: &OpenedFile) -> bool {
+        !opened.is_special() && opened.file.len().is_ok_and(|len| len <= KEEP_AT_MOST)
     }
 
     /// Destroys the magic: a plain write, whole or not at all.
@@ -188,10 +196,11 @@ impl Database {
 
     /// The end of a journal by a cut to `size` < 28 bytes, on disk.
     pub(super) fn cut_journal_file(&self, g: &mut Inner, opened: &OpenedFile, size: u64) -> Result<()> {
-        if size == 0 && Self::keeps_journal(g, opened) {
+        if size == 0 && Self::keeps_journal(opened) {
             self.end_journal_file(g, opened)?;
         } else {
             opened.file.set_len(TRUNCATE, size).map_err(StoreError::io("truncation of the journal"))?;
+            opened.set_special(false);
         }
         opened.resized(size);
         Ok(())
@@ -200,7 +209,7 @@ impl Database {
     /// The end of a live journal by removal, on disk.
     pub(super) fn remove_journal_file(&self, g: &mut Inner) -> Result<()> {
         let opened = self.backing(FileKind::Journal)?;
-        if !Self::keeps_journal(g, &opened) {
+        if !Self::keeps_journal(&opened) {
             return self.remove_name(FileKind::Journal, UNLINK);
         }
         self.end_journal_file(g, &opened)?;
@@ -212,7 +221,7 @@ impl Database {
     /// A transaction ended; `ending`: what a power loss could still undo.
     pub(super) fn journal_file_ended(&self, g: &mut Inner, ending: Option<Ending>) {
         let JournalFile { unsynced, done, .. } = g.journal_file;
-        g.journal_file = JournalFile { special: false, ending, unsynced: unsynced || ending.is_some(), done };
+        g.journal_file = JournalFile { ending, unsynced: unsynced || ending.is_some(), done };
     }
 
     /// Before the first byte goes over an old journal.
@@ -227,7 +236,8 @@ impl Database {
                 }
             }
             Some(Ending::Unmarked) => {
-                opened.file.sync_data(END_SYNC).map_err(StoreError::io("fsync of the journal"))?;
+                let synced = opened.file.sync_data(END_SYNC);
+                synced.map_err(|e| self.poison(g, format!("fsync of the journal failed: {e}")))?;
             }
         }
         g.journal_file.ending = None;
@@ -281,7 +291,17 @@ impl Database {
         let retired = self.files.retired_journal();
         let current = || self.files.current(FileKind::Journal).map(|f| f.file);
         if let Some(file) = retired.or_else(current).filter(|_| unsynced) {
-            file.sync_data(END_SYNC).map_err(StoreError::io("fsync of the journal"))?;
+            if let Err(e) = file.sync_data(END_SYNC) {
+                // SQLite passes over an error of the directory's sync, which this may be for: the marker in
+                // the log says the same.
+                let marked = self.log.sync();
+                let mut g = self.lock();
+                let reason = match marked {
+                    Ok(_) => format!("fsync of the journal failed: {e}"),
+                    Err(log) => format!("fsync of the journal failed: {e}; and of the log: {log}"),
+                };
+                return Err(self.poison(&mut g, reason));
+            }
             Self::journal_file_synced(&mut self.lock(), ending);
         }
         Ok(())

@@ -124,6 +124,9 @@ impl Database {
         }
         opened.file.set_len(JOURNAL_TRUNCATE, size).map_err(StoreError::io("truncation of the journal"))?;
         opened.resized(size);
+        if size == 0 {
+            opened.set_special(false);
+        }
         Ok(())
     }
 
@@ -284,7 +287,13 @@ impl Database {
             (1..=commit).filter_map(PageNo::new).filter(|p| *p != ps.lock_page()).collect()
         };
         let identity = g.journal.identity.unwrap_or_default();
-        let tx = NewTx { source: &*opened.file, fresh: None, page_size: ps, commit, origin: Origin::Rollback(identity) };
+        let tx = NewTx {
+            source: &*opened.file,
+            fresh: None,
+            page_size: ps,
+            commit,
+            origin: Origin::Rollback(identity),
+        };
         let built = self.append(g, &tx, pages.into_iter().map(|p| (p, PageAt::File(ps.offset(p)))))?;
         let Some(undo) = built.undo else {
             if taken_back {
@@ -334,7 +343,9 @@ impl Database {
         if !changed {
             // ROLLBACK, or a transaction that changed nothing: no commit, allowed on any role (rule R6).
             // Without a marker nothing tells recovery that this journal is done with.
-            g.journal_file.give_up();
+            if let Some(journal) = self.files.current(FileKind::Journal) {
+                journal.set_special(true);
+            }
             on_disk(g)?;
             self.end_of_journal(g);
             return Ok(());

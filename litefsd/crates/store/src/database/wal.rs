@@ -187,8 +187,13 @@ impl Database {
         }
         let span = WalSpan { offset: tx.wal_offset, size: tx.wal_size, salt: generation.salt };
         let frames = tx.pages.iter().map(|(page, frame)| (*page, frame_data_offset(*frame, ps)));
-        let new =
-            NewTx { source: &*opened.file, fresh, page_size: ps, commit: tx.commit, origin: Origin::Wal(span) };
+        let new = NewTx {
+            source: &*opened.file,
+            fresh,
+            page_size: ps,
+            commit: tx.commit,
+            origin: Origin::Wal(span),
+        };
         let built = self.log_wal_pages(g, &new, frames)?;
         let txid = g.tip.txid_raw();
         note_frames(g, &built.sums, tx.commit, txid);
