@@ -87,7 +87,7 @@ impl LowLatency {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// A request came in. Two relaxed additions, and a look at the clock for one in [`BURST`].
+    /// A request came in. Two relaxed additions, and a look at the clock for one in eight.
     pub fn request(&self) {
         let s = &*self.shared;
         if s.requests.fetch_add(1, Relaxed) % BURST == BURST - 1 {
