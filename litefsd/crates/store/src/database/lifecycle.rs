@@ -56,6 +56,7 @@ impl Database {
             wal_synced: 0,
             wal_drops: 0,
             wal_needs_reset: false,
+            refused_frame: None,
             warm: super::warm::WarmWal::default(),
             room: super::room::WalRoom::default(),
             complete_at: pos,

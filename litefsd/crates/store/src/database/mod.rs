@@ -62,6 +62,7 @@ use self::import::ImportSession;
 use self::journal_file::JournalFile;
 use self::rollback::{JournalState, PreparedRollback};
 use self::room::WalRoom;
+use self::wal::RefusedFrame;
 use self::warm::WarmWal;
 use crate::apply::wal_writer::WalWriter;
 use crate::env::Env;
@@ -162,6 +163,7 @@ struct Inner {
     wal_drops: u64,
     /// The WAL holds a commit that SQLite's own recovery would lose (rule W7): reset it.
     wal_needs_reset: bool,
+    refused_frame: Option<RefusedFrame>,
     warm: WarmWal,
     room: WalRoom,
     /// `published` when the database file last held everything (the WAL generation began).

@@ -16,8 +16,12 @@ use crate::{ReplicaWrites, Store, StoreOptions, StoreSettings};
 const PS: usize = 512;
 
 fn store(primary: bool) -> Arc<Store> {
+    store_on(&SimDisk::new(), primary)
+}
+
+fn store_on(disk: &SimDisk, primary: bool) -> Arc<Store> {
     let store = Store::open(StoreOptions {
-        disk: Arc::new(SimDisk::new()),
+        disk: Arc::new(disk.clone()),
         settings: StoreSettings {
             dir: PathBuf::from("/data"),
             replica_writes: ReplicaWrites::Busy,
@@ -154,4 +158,46 @@ fn a_replica_needs_no_log_for_what_its_file_holds() {
         let floor = db.sums_file().floor();
         assert_eq!(floor, pos.txid());
     }
+}
+
+/// The kernel sends a page in two parts; the second, which completes the commit, is refused, and SQLite tries
+/// it again alone.
+#[test]
+fn the_rest_of_a_refused_commit_is_refused_too() {
+    use litefs_sqlite::wal::{FrameHeader, WalHeader};
+    use litefs_sqlite::wal_checksum::ByteOrder;
+
+    use crate::log::ops;
+    use crate::sim_disk::{At, Fault};
+
+    let disk = SimDisk::new();
+    let store = store_on(&disk, true);
+    let db = store.create_database(&"db".parse().unwrap()).unwrap();
+    db.create_file(&caller(), FileKind::Database, false).unwrap();
+    let wal = db.create_file(&caller(), FileKind::Wal, false).unwrap();
+    let write = |offset: u64, data: &[u8]| db.write(&caller(), FileKind::Wal, &wal, offset, data, false);
+    let ps = PageSize::new(PS as u32).unwrap();
+    let header = WalHeader::new(ps, ByteOrder::Little, 0, [1, 2]);
+    write(0, &header.encode()).unwrap();
+    let page = first_page(1, 1);
+    let frame = FrameHeader::chained(&header, header.header_checksum, 1, 1, &page).encode();
+    let (first, rest) = page.split_at(PS / 2);
+    for full in [true, false] {
+        write(32, &frame).unwrap();
+        write(56, first).unwrap();
+        let at = 56 + first.len() as u64;
+        if !full {
+            write(at, rest).unwrap();
+            continue;
+        }
+        disk.arm(At::NthOf(ops::APPEND, 0), Fault::Error(libc::ENOSPC));
+        for attempt in ["refused", "tried again", "and again"] {
+            let e = write(at, rest).unwrap_err();
+            assert_eq!(e.errno(), libc::ENOSPC, "{attempt}: {e:?}");
+            assert!(db.lock().prepared.is_empty());
+        }
+        disk.disarm();
+    }
+    assert_eq!(db.lock().prepared.len(), 1, "a new header begins anew");
+    assert!(db.poisoned().is_none());
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use litefs_core::capture::{FrameTx, ReadAt, ReadFailed, WalEvent, frame_data_offset};
 use litefs_ltx::WalSpan;
+use litefs_types::PageSize;
 
 use super::apply::note_frames;
 use super::commit::{NewTx, Origin};
@@ -39,6 +40,25 @@ fn begins_behind_first(g: &Inner, offset: u64) -> bool {
 fn behind_captured(g: &Inner) -> Option<u64> {
     let ps = g.wal.generation()?.page_size;
     Some(frame_data_offset(g.wal.captured_frames() + 1, ps) - FRAME_HEADER as u64)
+}
+
+/// The commit frame that was refused last. The kernel sends the WRITE of a page in parts; if the last one
+/// fails, SQLite is told of a short write and tries the rest again, alone. That must fail too, or it would
+/// take the commit, whose frame is destroyed by now, for made. A new header begins anew.
+#[derive(Clone, Copy)]
+pub(super) struct RefusedFrame {
+    /// Offset of its header.
+    header: u64,
+    /// Offset behind its page.
+    end: u64,
+    errno: i32,
+}
+
+impl RefusedFrame {
+    fn new(frame: u32, page_size: PageSize, why: &StoreError) -> Self {
+        let page = frame_data_offset(frame, page_size);
+        Self { header: page - FRAME_HEADER as u64, end: page + page_size.bytes() as u64, errno: why.errno() }
+    }
 }
 
 /// Reads frames back for the tracker.
@@ -84,6 +104,10 @@ impl Database {
             // Only a client that ignores SQLite's locks can do this; what it overwrites is committed.
             tracing::error!(db = %self.name, pid = caller.pid, offset, "refused a write into committed wal frames: {refused}");
             return Err(StoreError::broken("write into committed wal frames"));
+        }
+        g.refused_frame = g.refused_frame.filter(|refused| offset > refused.header && offset < refused.end);
+        if let Some(refused) = g.refused_frame {
+            return Err(StoreError::refused(refused.errno, "the rest of a refused commit"));
         }
         opened.file.write_all_at(WRITE, data, offset).map_err(StoreError::io("write of the wal"))?;
         opened.grew(offset, data.len());
@@ -142,6 +166,9 @@ impl Database {
                         // again. The commit frame must not stay behind complete: after a crash SQLite
                         // would recover it.
                         self.zap(g, opened, tx.last);
+                        if let Some(generation) = g.wal.generation() {
+                            g.refused_frame = Some(RefusedFrame::new(tx.last, generation.page_size, &e));
+                        }
                         Err(e)
                     }
                 }
